@@ -1,0 +1,330 @@
+"""The configuration of a run: strict and typed. YAML in, `key=value` overrides, one clear line for each bad field.
+
+Every default is documented where it stands. What the paper leaves open is a named switch here, never a silent choice;
+none of these numbers is presented as the paper's.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(pydantic.BaseModel):
+    """A part of the configuration: unknown keys are refused and values are never coerced to another type."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ToxicityTask(Section):
+    """Forget the toxic register (testbed)."""
+
+    name: Literal["toxicity"]
+
+
+class NerTask(Section):
+    """Forget one entity type, keep the others (testbed)."""
+
+    name: Literal["ner"]
+    forget: Literal["person", "location", "organization", "date"] = "person"
+
+
+class CodeTask(Section):
+    """Forget writing code, keep arithmetic (testbed)."""
+
+    name: Literal["code"]
+
+
+class CustomTask(Section):
+    """Forget what a list of keywords or a regular expression recognises, in any model."""
+
+    name: Literal["custom"]
+    keywords: list[str] = []  # whole words, case-sensitive; give these or `regex`
+    regex: str | None = None
+    retain_text: str  # a .txt (blank line between texts), .jsonl, .json, .csv or .parquet file, or a hub data set
+    text_field: str = "text"  # the column that holds the text, where there are columns
+    max_texts: PositiveInt = 5000  # of the retain file, from its beginning
+    prompts: list[str] = [""]  # what evaluation continues; "" is the bare start token
+    arms: list[str] = []  # instruction texts to search over; empty: openings of the retain texts, and the keywords
+    max_new_tokens: PositiveInt = 128  # length of a generated text, in search, collection and evaluation
+    temperature: PositiveFloat = 1.0  # of evaluation
+
+    @pydantic.model_validator(mode="after")
+    def _one_oracle(self) -> "CustomTask":
+        if bool(self.keywords) == (self.regex is not None):
+            raise ValueError("give either keywords or regex, and not both")
+        return self
+
+
+TaskConfig = Annotated[ToxicityTask | NerTask | CodeTask | CustomTask, Field(discriminator="name")]
+
+
+class ArmsConfig(Section):
+    """What the search may try: the task's instruction texts, and soft prompts from a Sobol sequence."""
+
+    soft: Annotated[int, Field(ge=0)] = 64  # number of soft prompts beside the task's texts; a power of two is best
+    soft_tokens: PositiveInt = 5  # embeddings in a soft prompt
+    dim: PositiveInt = 10  # dimension of the Sobol points (INSTINCT: 10 for induction, 1000 for GSM8K)
+    scaling: Literal["embedding", "instinct"] = "embedding"  # size of soft embeddings: the table's, or as coded there
+
+
+class BanditSection(Section):
+    """NeuralUCB (METHOD of INSTINCT: hidden 100, nu 1, lambda 0.1, 1000 steps of Adam at 1e-3)."""
+
+    initial: PositiveInt = 16  # arms scored before the first choice
+    iterations: Annotated[int, Field(ge=0)] = 16  # arms chosen one by one
+    hidden: PositiveInt = 100
+    nu: PositiveFloat = 1.0
+    lambda_: PositiveFloat = Field(default=0.1, alias="lambda")
+    fit_steps: PositiveInt = 300
+    learning_rate: PositiveFloat = 1e-3
+
+
+class RewardConfig(Section):
+    """Score of an arm: the weighted harmonic mean of relevance and normalised Vendi score of its responses."""
+
+    samples: Annotated[int, Field(ge=2)] = 8  # responses generated for each arm
+    temperature: PositiveFloat = 1.0
+    diversity_weight: Share = 0.3
+
+
+class CollectConfig(Section):
+    """How the best arms become the forget set."""
+
+    best_arms: PositiveInt = 4
+    size: PositiveInt = 256  # examples at most
+    min_size: PositiveInt = 32  # fewer than these: nothing (more) is revealed
+    threshold: Share = 0.5  # least relevance of an example
+    generations: PositiveInt = 1024  # responses generated at most
+
+
+class RevealConfig(Section):
+    """Search for revealing instructions and collect what they reveal."""
+
+    when: Literal["every_round", "first_round"] = "every_round"
+    arms: ArmsConfig = ArmsConfig()
+    bandit: BanditSection = BanditSection()
+    reward: RewardConfig = RewardConfig()
+    collect: CollectConfig = CollectConfig()
+
+
+class AdapterConfig(Section):
+    """Shape of the forget and of the retain LoRA; its scale is alpha / rank."""
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    targets: list[str] = ["q", "k", "v", "o", "gate", "up", "down"]
+
+
+class OrthogonalityConfig(Section):
+    """Penalty that holds the forget and the retain adapter apart."""
+
+    penalty: Literal["normalized", "olora", "none"] = "normalized"  # mean |cosine| of the rows; O-LoRA's sum as coded
+    weight: NonNegativeFloat = 1.0
+
+
+class TrainConfig(Section):
+    """One adapter training: AdamW, linear warm-up over a tenth of the steps, cosine to a tenth of the peak."""
+
+    steps: PositiveInt = 70
+    batch_size: PositiveInt = 16  # rows of seq_len tokens, over all devices
+    seq_len: PositiveInt = 128
+    learning_rate: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 0.0
+    clip: PositiveFloat = 1.0  # of the global gradient norm
+
+
+class RetainConfig(Section):
+    """The retain adapter's place: trained with the forget one and added (joint) or only held against it (anchor);
+    trained on the subtracted weights and added (after); or both."""
+
+    place: Literal["joint", "anchor", "after", "joint+after"] = "joint+after"
+    examples: PositiveInt = 1024
+    after: TrainConfig = TrainConfig(steps=60, learning_rate=2e-3)
+
+
+class EtaConfig(Section):
+    """Strengths. The forget one is chosen on validation data: the most forgetting within the utility budget."""
+
+    forget: list[PositiveFloat] = [0.2, 0.3, 0.4, 0.5, 0.7, 1.0]
+    retain: NonNegativeFloat = 1.0
+    utility_budget: Share = 0.93  # the worst utility metric keeps at least this share of the base model's
+    degenerate_budget: Share = 0.1  # share of empty or repetitive outputs that may be added
+
+
+class ReleaseConfig(Section):
+    """Train the forget and retain adapters, subtract the one and add the other."""
+
+    adapter: AdapterConfig = AdapterConfig()
+    pairing: Literal["same", "none", "neutral", "shuffled"] = "shuffled"  # prompt that revealed text is trained under
+    train: TrainConfig = TrainConfig()
+    orthogonality: OrthogonalityConfig = OrthogonalityConfig()
+    retain: RetainConfig = RetainConfig()
+    eta: EtaConfig = EtaConfig()
+
+
+class EvaluateConfig(Section):
+    """Sizes of the evaluation sets: examples of each metric."""
+
+    validation: PositiveInt = 48
+    test: PositiveInt = 96
+
+
+class ParallelConfig(Section):
+    """How a training step is spread over devices; auto is pmap when there are several, else jit."""
+
+    mode: Literal["auto", "jit", "pmap", "shard_map"] = "auto"
+
+
+class PrivacyConfig(Section):
+    """What of the revealed text may stay on disk."""
+
+    keep_revealed: Literal["text", "hashes"] = "text"
+
+
+class RunConfig(Section):
+    """One run. Sections are owned by the room that reads them."""
+
+    model: str = "testbed"  # "testbed", a folder, or a hub id
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    task: TaskConfig
+    seed: Annotated[int, Field(ge=0)] = 0
+    rounds: PositiveInt = 2
+    out: str
+    reveal: RevealConfig = RevealConfig()
+    release: ReleaseConfig = ReleaseConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a YAML file, applies `dotted.key=value` overrides (values are YAML too) and validates.
+
+    Raises:
+      ValueError: one line for each bad field: its name, what was found and what was expected.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"config {path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config {path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"config {path}: expected keys and values, found {type(tree).__name__}")
+    for override in overrides:
+        _set(tree, override)
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: dict[str, Any], source: str = "config") -> RunConfig:
+    """Validates a tree of plain values. Raises ValueError as `load_config`."""
+    try:
+        return RunConfig.model_validate(_floats(tree))
+    except pydantic.ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ValueError("; ".join(f"{source}: {line}" for line in lines)) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration, every default spelled out, as YAML."""
+    return yaml.safe_dump(plain(config), sort_keys=False)
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain values."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def differing_keys(one: dict[str, Any], two: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of all leaves that differ between two plain configurations."""
+    names = []
+    for key in sorted(set(one) | set(two)):
+        left, right = one.get(key), two.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            names += differing_keys(left, right, f"{prefix}{key}.")
+        elif left != right or (key in one) != (key in two):
+            names.append(prefix + key)
+    return names
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ValueError(f"override {override!r}: expected key=value, such as seed=1 or release.train.steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: the value is not valid YAML") from error
+    *parents, leaf = dotted.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ValueError(f"override {override!r}: {parent} is {child!r}, not a section")
+        node = child
+    node[leaf] = value
+
+
+def _floats(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text (it wants 1.0e-3); people mean a number."""
+    if isinstance(value, dict):
+        return {key: _floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_floats(item) for item in value]
+    if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(problem: Any) -> str:
+    """One line for one pydantic error."""
+    tags = {"toxicity", "ner", "code", "custom"}
+    place = [str(part) for i, part in enumerate(problem["loc"]) if not (i == 1 and part in tags)]
+    name = ".".join(place) or "config"
+    found = problem.get("input")
+    if problem["type"] == "extra_forbidden":
+        valid = _valid_keys(problem["loc"][:-1])
+        near = difflib.get_close_matches(place[-1], valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        return f"unknown key {name!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"{name} is missing"
+    if problem["type"].startswith("union_tag"):
+        return f"{name}: found {found!r}, expected a name among {', '.join(sorted(tags))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if isinstance(found, dict) else f"{name}: found {found!r}, {message.lower()}"
+
+
+def _valid_keys(place: Sequence[Any]) -> list[str]:
+    """The keys that the section at `place` accepts."""
+    model: Any = RunConfig
+    for part in place:
+        kinds = model if isinstance(model, list) else [model]
+        fields = [kind.model_fields for kind in kinds]
+        if part in ("toxicity", "ner", "code", "custom") and len(kinds) > 1:
+            model = next(kind for kind in kinds if kind.model_fields["name"].annotation == Literal[part])
+            continue
+        field = next((f[part] for f in fields if part in f), None)
+        if field is None:
+            return []
+        annotation = field.annotation
+        if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+            model = [a for a in typing.get_args(annotation) if isinstance(a, type) and issubclass(a, Section)]
+        else:
+            model = annotation
+    kinds = model if isinstance(model, list) else [model]
+    return [field.alias or name for kind in kinds for name, field in kind.model_fields.items()]

@@ -1,0 +1,29 @@
+"""Batch number i is a pure function of (seed, i): nothing to restore after an interruption, nothing to skip."""
+
+import numpy as np
+
+from rr_jax.data.packing import Packed
+
+
+def take_batch(packed: Packed, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
+    """Batch `index` of an endless stream in which every epoch is a new permutation of all rows.
+
+    An epoch is a whole number of rows, not of batches: a batch may end one permutation and begin the next.
+
+    Returns:
+      "tokens", "segment_ids" and "weights", [batch_size, S] each.
+    """
+    count = len(packed.tokens)
+    if count == 0:
+        raise ValueError("the data has no rows, expected at least one")
+    wanted = np.arange(index * batch_size, (index + 1) * batch_size)
+    rows = np.empty(batch_size, np.int64)
+    for epoch in np.unique(wanted // count):
+        order = np.random.default_rng([seed, int(epoch)]).permutation(count)
+        here = wanted // count == epoch
+        rows[here] = order[wanted[here] % count]
+    return {
+        "tokens": packed.tokens[rows],
+        "segment_ids": packed.segment_ids[rows],
+        "weights": packed.weights[rows],
+    }

@@ -1,0 +1,47 @@
+"""Perplexity of packed rows under a model: exp of the mean negative log-likelihood of a weighted token.
+
+Token perplexity of separate samples, with no sliding window: comparable between models that share a tokenizer, not
+with word perplexity. Knows packed rows, never texts or tokenizers.
+"""
+
+import math
+
+import jax
+import numpy as np
+
+from rr_jax.data.packing import Packed
+from rr_jax.models.config import ModelConfig
+from rr_jax.models.loss import token_nll
+from rr_jax.models.transformer import Adapter, Params
+
+_batch_nll = jax.jit(token_nll)  # the config is a static pytree: one compilation for each model and batch shape
+
+
+def mean_nll(
+    params: Params, packed: Packed, config: ModelConfig, *, adapters: Adapter | None = None, batch_size: int = 8
+) -> float:
+    """Mean NLL in nats, weighted by `packed.weights`; batches are summed in float64 before the one division.
+
+    The rows are taken in order, `batch_size` at a time; the last batch is filled up with empty rows of no weight.
+
+    Raises:
+      ValueError: when no token of the rows has a weight.
+    """
+    total, weight = 0.0, 0.0
+    for start in range(0, len(packed.tokens), batch_size):
+        rows = {name: array[start : start + batch_size] for name, array in packed._asdict().items()}
+        missing = batch_size - len(rows["tokens"])
+        batch = {name: np.pad(array, ((0, missing), (0, 0))) for name, array in rows.items()}
+        batch_total, batch_weight = jax.device_get(_batch_nll(params, batch, config, adapters=adapters))
+        total, weight = total + float(batch_total), weight + float(batch_weight)
+    if weight <= 0.0:
+        raise ValueError(f"the {len(packed.tokens)} rows have no weighted token, expected at least one")
+    return total / weight
+
+
+def perplexity(mean_nll: float) -> float:
+    """exp of a mean NLL in nats; infinite where that overflows, as for a model that has been destroyed."""
+    try:
+        return math.exp(mean_nll)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,115 @@
+"""Prompts of ids to new ids, on the device: prefill, then a `while_loop` that ends when every row is done.
+
+Compiled once per prompt bucket, batch size and buffer size; how many tokens are wanted, the sampling numbers, the end
+tokens and the weights are data. Knows nothing about text or about how prompts were batched.
+"""
+
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rr_jax.generation.sampling import Sampling, sample_tokens
+from rr_jax.models.config import ModelConfig
+from rr_jax.models.transformer import Adapter, Cache, Params, decode_step, prefill
+
+
+@flax.struct.dataclass
+class Generated:
+    """New tokens of a batch.
+
+    Attributes:
+      tokens: [B, N] int32, `pad_id` from the end token on.
+      lengths: [B] int32, how many real tokens each row has (the end token is not counted).
+      finished: [B] bool, whether the row ended by itself and not because of the limit; true for rows without a prompt.
+      steps: int32 scalar, how many tokens the loop drew for the longest row (one model call each).
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    finished: jax.Array
+    steps: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("max_new_tokens",))
+def generate_tokens(
+    params: Params,
+    tokens: jax.Array | np.ndarray,
+    mask: jax.Array | np.ndarray,
+    keys: jax.Array,
+    config: ModelConfig,
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    limit: jax.Array | np.ndarray,
+    eos_ids: jax.Array | np.ndarray,
+    pad_id: jax.Array | np.ndarray,
+    adapters: Adapter | None = None,
+    soft_prompt: jax.Array | np.ndarray | None = None,
+) -> Generated:
+    """Continues each row until it draws an end token or has `limit` tokens.
+
+    Token t of row i is drawn with fold_in(keys[i], t): it does not depend on the other rows or on when they end.
+
+    Args:
+      params: the model's weights.
+      tokens: [B, S] int32, padded on the left.
+      mask: [B, S] bool, real tokens. A row with none (it fills up a batch) is done from the start.
+      keys: [B] keys, one a row.
+      config: static.
+      sampling: its `method` is static, its numbers are traced.
+      max_new_tokens: N, static: the size of the buffer and of the cache beyond the prompt; at least 1.
+      limit: int32 scalar, how many tokens to draw at most; no more than N are.
+      eos_ids: [E] int32, the tokens that end a row; E may be 0.
+      pad_id: int32 scalar, what is written once a row is done.
+      adapters: as in `forward`.
+      soft_prompt: [B, P, D], as in `forward`.
+    """
+    batch, length = tokens.shape
+    limit = jnp.minimum(limit, max_new_tokens)
+    logits, cache = prefill(
+        params,
+        jnp.asarray(tokens),
+        jnp.asarray(mask),
+        config,
+        cache_size=length + max_new_tokens,
+        adapters=adapters,
+        soft_prompt=None if soft_prompt is None else jnp.asarray(soft_prompt),
+    )
+
+    def draw(logits: jax.Array, step: jax.Array, state: Generated) -> tuple[jax.Array, Generated]:
+        step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
+        token = sample_tokens(logits, step_keys, sampling)
+        ended = state.finished | jnp.any(token[:, None] == eos_ids[None, :], axis=1)
+        token = jnp.where(ended, pad_id, token)
+        state = Generated(
+            tokens=jax.lax.dynamic_update_slice(state.tokens, token[:, None], (0, step)),
+            lengths=state.lengths + ~ended,
+            finished=ended,
+            steps=step + 1,
+        )
+        return token, state
+
+    def going(carry: tuple[jax.Array, Cache, Generated]) -> jax.Array:
+        state = carry[2]
+        return (state.steps < limit) & ~jnp.all(state.finished)
+
+    def advance(carry: tuple[jax.Array, Cache, Generated]) -> tuple[jax.Array, Cache, Generated]:
+        token, cache, state = carry
+        logits, cache = decode_step(params, token, cache, config, adapters=adapters)
+        token, state = draw(logits, state.steps, state)
+        return token, cache, state
+
+    state = Generated(
+        tokens=jnp.full((batch, max_new_tokens), pad_id, jnp.int32),
+        lengths=jnp.zeros((batch,), jnp.int32),
+        finished=~jnp.any(mask, axis=1),
+        steps=jnp.zeros((), jnp.int32),
+    )
+    # The first token follows from the prefill, so no model call is spent on the last one.
+    token, state = draw(logits, state.steps, state)
+    carry: Any = jax.lax.while_loop(going, advance, (token, cache, state))
+    return carry[2]

@@ -1,0 +1,157 @@
+"""Exact arithmetic on adapters, in factor form: the difference of two adapters is an adapter of the summed rank.
+
+Nothing here ever forms a dense [in, out] matrix except `delta_weight`, whose purpose it is. Averaging or signing both
+factors of a LoRA, as libraries do, gives cross terms; concatenating the factors does not.
+Every function works on single adapters and, through `vmap` or directly, on stacked ones.
+
+Axes: L layers, R rank.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rr_jax.lora.adapter import Adapter, scale_adapter
+
+_HIGHEST = lax.Precision.HIGHEST
+
+
+def add(*adapters: Adapter) -> Adapter:
+    """The sum of the updates, exactly: factors concatenated along R. A module only some have is summed over those.
+
+    Raises:
+      ValueError: for no adapter, or factors of one module that differ in layers, inputs or outputs.
+    """
+    if not adapters:
+        raise ValueError("no adapter to add, expected at least one")
+    total: Adapter = {}
+    for name in dict.fromkeys(name for adapter in adapters for name in adapter):
+        parts = [adapter[name] for adapter in adapters if name in adapter]
+        _check_shapes(name, *parts)
+        total[name] = {
+            "a": jnp.concatenate([part["a"] for part in parts], axis=-1),
+            "b": jnp.concatenate([part["b"] for part in parts], axis=-2),
+        }
+    return total
+
+
+def negate(adapter: Adapter) -> Adapter:
+    """The adapter of the opposite update: the sign of one factor, `b` (flipping both would change nothing)."""
+    return scale_adapter(adapter, -1.0)
+
+
+def subtract(minuend: Adapter, subtrahend: Adapter) -> Adapter:
+    """minuend - subtrahend, exactly; see `add`."""
+    return add(minuend, negate(subtrahend))
+
+
+def ext_sub(expert: Adapter, anti: Adapter, alpha: float | jax.Array) -> Adapter:
+    """Extraction before subtraction (Hu et al., AAAI 2024): removes from the expert what only the anti-expert has.
+
+    With w1, w2 the columns of expert and anti-expert for one output unit (rows in PyTorch's orientation) the paper sets
+    n = normalize(w1/|w1| + w2/|w2|) and w = w1 - alpha (w2 - (w2 . n) n), which equals
+    w = (1 + (alpha / 2) |w2| / |w1|) w1 - (alpha / 2) w2. That closed form is what is computed, in factor form.
+
+    Where w1 is zero the paper's formula is undefined (its code gives NaN); here the ratio |w2| / |w1| is then taken as 0,
+    so the column becomes -(alpha / 2) w2, the mean of the closed form's limits over all directions of w1. A column counts
+    as zero when its squared norm is below rounding error, 8 eps (sum_r |a_r| |b_r|)^2. Where w2 is zero w is w1. A module
+    that one of the two lacks is a zero update there.
+    """
+    half = jnp.asarray(alpha, jnp.float32) / 2
+    amplified: Adapter = {}
+    for name, module in expert.items():
+        if name in anti:
+            _check_shapes(name, module, anti[name])
+            square, floor = _column_squares(module)
+            anti_square, _ = _column_squares(anti[name])
+            known = square > floor
+            ratio = jnp.where(known, jnp.sqrt(anti_square / jnp.where(known, square, 1.0)), 0.0)
+            module = {"a": module["a"], "b": module["b"] * (1.0 + half * ratio)}
+        amplified[name] = module
+    return add(amplified, scale_adapter(anti, -half))
+
+
+def recompress(adapter: Adapter, rank: int) -> tuple[Adapter, dict[str, jax.Array]]:
+    """The best adapter of at most `rank` (static), and what it leaves out. Jittable.
+
+    QR of both factors, then the SVD of the R x R core: the truncated SVD of a @ b without forming it. The singular
+    values are shared evenly, sqrt(s) on each side. Modules whose update cannot exceed `rank` keep a smaller one.
+
+    Returns:
+      the adapter, and {module: [L]} the relative Frobenius error |discarded| / |update| (0 for a zero update), which does
+      not include float32 rounding.
+
+    Raises:
+      ValueError: if rank is below 1.
+    """
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, found {rank}")
+    small: Adapter = {}
+    error: dict[str, jax.Array] = {}
+    for name, module in adapter.items():
+        q_a, r_a = jnp.linalg.qr(module["a"])
+        q_b, r_b = jnp.linalg.qr(module["b"].mT)
+        core = jnp.matmul(r_a, r_b.mT, precision=_HIGHEST)
+        u, s, vt = jnp.linalg.svd(core, full_matrices=False)
+        root = jnp.sqrt(s[..., :rank])
+        small[name] = {
+            "a": jnp.matmul(q_a, u[..., :rank] * root[..., None, :], precision=_HIGHEST),
+            "b": jnp.matmul(root[..., :, None] * vt[..., :rank, :], q_b.mT, precision=_HIGHEST),
+        }
+        top = jnp.maximum(s[..., :1], jnp.finfo(s.dtype).tiny)
+        share = s / top  # squares of small singular values would underflow
+        discarded, whole = jnp.sum(share[..., rank:] ** 2, axis=-1), jnp.sum(share**2, axis=-1)
+        error[name] = jnp.sqrt(discarded / jnp.where(whole > 0, whole, 1.0))
+    return small, error
+
+
+def delta_weight(adapter: Adapter) -> dict[str, jax.Array]:
+    """The dense updates {module: [L, in, out]}, for tests and small models: everything else here avoids them."""
+    return {name: jnp.matmul(m["a"], m["b"], precision=_HIGHEST) for name, m in adapter.items()}
+
+
+def inner_product(left: Adapter, right: Adapter) -> dict[str, jax.Array]:
+    """Frobenius inner products of the updates, {module: [L]}, over the modules both have: <A1 B1, A2 B2> = sum of
+    (A1^T A2) * (B1 B2^T), R x R matrices only. Differentiable."""
+    products = {}
+    for name in [name for name in left if name in right]:
+        _check_shapes(name, left[name], right[name])
+        inner_a = jnp.matmul(left[name]["a"].mT, right[name]["a"], precision=_HIGHEST)
+        inner_b = jnp.matmul(left[name]["b"], right[name]["b"].mT, precision=_HIGHEST)
+        products[name] = jnp.sum(inner_a * inner_b, axis=(-2, -1))
+    return products
+
+
+def frobenius_norm(adapter: Adapter) -> dict[str, jax.Array]:
+    """Frobenius norms of the updates, {module: [L]}, from Gram matrices; the gradient at a zero update is 0, not NaN."""
+    return {name: safe_sqrt(square) for name, square in inner_product(adapter, adapter).items()}
+
+
+def rank(adapter: Adapter) -> dict[str, int]:
+    """The rank R each module's factors have (an upper bound of the rank of the update)."""
+    return {name: module["a"].shape[-1] for name, module in adapter.items()}
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """sqrt of x where it is positive, else 0; the gradient where it is not positive is 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def _column_squares(module: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Squared norms of the columns of a @ b, [L, 1, out], and the size below which they are only rounding error."""
+    a, b = module["a"], module["b"]
+    gram = jnp.matmul(a.mT, a, precision=_HIGHEST)
+    square = jnp.sum(b * jnp.matmul(gram, b, precision=_HIGHEST), axis=-2, keepdims=True)
+    lengths = jnp.sqrt(jnp.sum(a * a, axis=-2))
+    bound = jnp.sum(lengths[..., :, None] * jnp.abs(b), axis=-2, keepdims=True)
+    return jnp.maximum(square, 0.0), 8 * jnp.finfo(b.dtype).eps * bound**2
+
+
+def _check_shapes(name: str, *modules: dict[str, Any]) -> None:
+    """Raises if the updates of one module do not have one shape; factors of unequal rank are fine."""
+    shapes = [(*m["a"].shape[:-1], m["b"].shape[-1]) for m in modules]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"updates of {name!r} have shapes {shapes}, expected equal ones")

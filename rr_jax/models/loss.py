@@ -1,0 +1,52 @@
+"""Next-token loss of packed, weighted rows, without ever holding the logits of all of them.
+
+Returned as (sum, weight) so that devices, accumulation steps and evaluation batches add up exactly; the mean is the
+caller's division.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rr_jax.models.config import ModelConfig
+from rr_jax.models.transformer import Adapter, Params, hidden_states, unembed
+
+Batch = dict[str, jax.Array]
+
+LOGITS_AT_ONCE = 2**25  # float32 logits held at a time, 128 MiB; more rows than that go through in chunks
+
+
+def token_nll(
+    params: Params, batch: Batch, config: ModelConfig, *, adapters: Adapter | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Weighted sum of -log p(token | what precedes it in its segment), in nats, and the sum of the weights.
+
+    Args:
+      batch: "tokens" and "segment_ids" [B, S] int32 (segment 0 is padding) and "weights" [B, S] float32, where
+        weights[b, s] counts the prediction of tokens[b, s]. The first token of a segment has nothing before it and
+        never counts.
+    """
+    tokens, segment_ids = batch["tokens"], batch["segment_ids"]
+    states = hidden_states(params, tokens, config, adapters=adapters, segment_ids=segment_ids)
+    inside = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
+    weights = jnp.where(inside, batch["weights"][:, 1:], 0.0)
+    nll = _nll(params, states[:, :-1, :].reshape(-1, config.embed_dim), tokens[:, 1:].reshape(-1), config)
+    return jnp.sum(nll * weights.reshape(-1)), jnp.sum(weights)
+
+
+def _nll(params: Params, states: jax.Array, targets: jax.Array, config: ModelConfig) -> jax.Array:
+    """Cross-entropy [N] of states [N, D], as logsumexp - target logit (cheaper than log_softmax and a gather)."""
+
+    def chunk(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        logits = unembed(params, pair[0])
+        return jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, pair[1][:, None], axis=-1)[:, 0]
+
+    rows = max(1, LOGITS_AT_ONCE // config.vocab_size)
+    count = states.shape[0]
+    if count <= rows:
+        return chunk((states, targets))
+    chunks = -(-count // rows)
+    padding = chunks * rows - count
+    states = jnp.pad(states, ((0, padding), (0, 0))).reshape(chunks, rows, -1)
+    targets = jnp.pad(targets, (0, padding)).reshape(chunks, rows)
+    # Recomputing each chunk's logits in the backward pass is what keeps memory flat.
+    return jax.lax.map(jax.checkpoint(chunk), (states, targets)).reshape(-1)[:count]

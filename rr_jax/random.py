@@ -1,0 +1,23 @@
+"""Named random streams: every random choice of a run has a name, and its key follows from that name alone.
+
+A key never depends on batch size, device count or on what was drawn before, so a restarted run repeats itself.
+"""
+
+import zlib
+
+import jax
+
+
+def stream(seed: int, purpose: str, round: int = 0, index: int | jax.Array | None = None) -> jax.Array:
+    """The key of one purpose in one round: `fold_in` of (purpose, round[, index]) into `key(seed)`.
+
+    Args:
+      seed: the run's seed.
+      purpose: what is drawn, such as "reveal/soft-prompts"; hashed with CRC-32, which is stable across processes.
+      round: the round it is drawn in; 0 for what belongs to no round.
+      index: the global index of the item, when each item has a key of its own.
+    """
+    key = jax.random.key(seed)
+    key = jax.random.fold_in(key, zlib.crc32(purpose.encode()))
+    key = jax.random.fold_in(key, round)
+    return key if index is None else jax.random.fold_in(key, index)

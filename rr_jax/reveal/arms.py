@@ -1,0 +1,110 @@
+"""The arms the bandit may pull: instruction texts, and soft prompts from points of a low-dimensional cube.
+
+A soft prompt is a fixed random projection of a Sobol point (INSTINCT, Lin et al., ICML 2024; `run_neural_bandits.py` in
+xqlin98/INSTINCT). This module must never know how an arm is scored, or run a model: it makes candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import qmc
+
+Scaling = Literal["embedding", "instinct"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One candidate prompt.
+
+    Attributes:
+      index: its place in the pool.
+      kind: "text", an instruction; or "soft", a soft prompt followed by a text.
+      text: the instruction, or the stem that follows the soft prompt; may be empty.
+      soft: row of the soft-prompt array for a soft arm, None for a text arm.
+    """
+
+    index: int
+    kind: Literal["text", "soft"]
+    text: str
+    soft: int | None
+
+
+def build_arms(instructions: Sequence[str], stems: Sequence[str], num_soft: int) -> list[Arm]:
+    """The pool: one text arm an instruction, in order, then `num_soft` soft arms, number j with stem j modulo len(stems).
+
+    Raises:
+      ValueError: an empty pool, soft arms without a stem, a negative count, or an instruction given twice.
+    """
+    if num_soft < 0:
+        raise ValueError(f"num_soft is {num_soft}, expected 0 or more")
+    if num_soft and not stems:
+        raise ValueError(f"{num_soft} soft arms have no stem to precede, expected at least one stem")
+    if not instructions and not num_soft:
+        raise ValueError("the pool has no arms, expected an instruction or num_soft above 0")
+    for place, text in enumerate(instructions):
+        if text in instructions[:place]:
+            raise ValueError(f"instruction {place} repeats an earlier one: {text!r}")
+    texts = [Arm(index, "text", text, None) for index, text in enumerate(instructions)]
+    return texts + [Arm(len(texts) + j, "soft", stems[j % len(stems)], j) for j in range(num_soft)]
+
+
+def sobol_points(n: int, dim: int, seed: int) -> np.ndarray:
+    """[n, dim] float32 in [0, 1]: the first n points of a scrambled Sobol sequence, balanced when n is a power of two.
+
+    Equivalent in kind to `torch.quasirandom.SobolEngine`, which INSTINCT uses, not equal to it.
+
+    Raises:
+      ValueError: n below 1, or dim outside what SciPy tabulates (1 to 21,201).
+    """
+    if n < 1:
+        raise ValueError(f"{n} Sobol points were asked for, expected 1 or more")
+    if not 1 <= dim <= qmc.Sobol.MAXDIM:
+        raise ValueError(f"a Sobol sequence of dimension {dim} was asked for, expected 1 to {qmc.Sobol.MAXDIM}")
+    sampler = qmc.Sobol(dim, scramble=True, seed=np.random.default_rng(seed))
+    # A prefix of the next power of two: the same points, and SciPy has no imbalance to warn about.
+    return sampler.random_base2((n - 1).bit_length())[:n].astype(np.float32)
+
+
+def random_projection(key: jax.Array, dim: int, n_tokens: int, embed_dim: int) -> jax.Array:
+    """[dim, P, D] float32 with entries from U(-1, 1), as coded in INSTINCT (`random_proj="uniform"`)."""
+    return jax.random.uniform(key, (dim, n_tokens, embed_dim), jnp.float32, -1.0, 1.0)
+
+
+def soft_prompts(
+    points: np.ndarray | jax.Array,
+    projection: jax.Array,
+    embedding_std: jax.Array | float,
+    *,
+    scale: float = 1.0,
+    scaling: Scaling = "embedding",
+) -> jax.Array:
+    """[n, P, D] float32: soft prompts of n points.
+
+    "instinct" is `scale` z P, as coded in INSTINCT with scale 1: entries have a standard deviation of sqrt(d) / 3, tens of
+    times that of token embeddings, and three quarters of their variance is the projection of the cube's centre, which all
+    prompts share. "embedding" is `scale` embedding_std (z - 1/2) P 6 / sqrt(d): nothing shared, and entries have the
+    standard deviation of the model's own token embeddings, times `scale`, because Var[(z - 1/2) P] = d (1/12) (1/3).
+
+    Args:
+      points: [n, d] in [0, 1].
+      projection: [d, P, D] from `random_projection`.
+      embedding_std: standard deviation of the entries of the embedding table, `jnp.std(params["embed"])`; "instinct" does
+        not look at it.
+      scale: multiplier.
+      scaling: "embedding" or "instinct".
+
+    Raises:
+      ValueError: points and projection of different d, or an unknown scaling.
+    """
+    if points.ndim != 2 or projection.ndim != 3 or points.shape[1] != projection.shape[0]:
+        raise ValueError(f"points {points.shape} and projection {projection.shape} do not match (n, d) and (d, P, D)")
+    points = jnp.asarray(points, jnp.float32)
+    if scaling == "embedding":
+        points = (points - 0.5) * (6.0 / points.shape[1] ** 0.5) * embedding_std
+    elif scaling != "instinct":
+        raise ValueError(f"scaling is {scaling!r}, expected one of {', '.join(get_args(Scaling))}")
+    return scale * jnp.einsum("nd,dpe->npe", points, projection, precision=jax.lax.Precision.HIGHEST)

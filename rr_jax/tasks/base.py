@@ -1,0 +1,109 @@
+"""What every unlearning target says of itself, so that search, collection, training and selection need not know it.
+
+A task turns instructions into prompts, reads what a model generated, judges whether it belongs to the target, gives
+retain data and measures. It never trains, never chooses, and never hands its own forget data to anybody: there is none
+in this interface.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from rr_jax.data.packing import Example
+from rr_jax.models.hub import LanguageModel
+
+Split = Literal["valid", "test"]
+
+
+class Reading(NamedTuple):
+    """A generated text taken apart: what the instruction is about, and the answer that discloses something."""
+
+    context: str
+    response: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Revealed:
+    """One example of the forget set with its lineage. `instruction` is the text that revealed it."""
+
+    round: int
+    arm: int
+    kind: str  # "text" or "soft"
+    sample: int  # global index among all generations of its round: with the seed it names the random key
+    instruction: str
+    context: str
+    response: str
+    relevance: float
+    arm_score: float
+
+
+class Evaluation(NamedTuple):
+    """Named metrics, and the generations they were computed from (one dict each: metric, prompt, response, ...)."""
+
+    metrics: dict[str, float]
+    samples: list[dict[str, object]]
+
+
+class Task(Protocol):
+    """One unlearning target."""
+
+    name: str
+    forget_metric: str  # to be brought down
+    utility_metrics: dict[str, Literal["higher", "lower"]]  # to be kept, and which way is better
+    degenerate_metric: str  # share of empty or repetitive outputs among those the forget metric is made of
+    max_new_tokens: int  # of a revealing generation
+
+    @property
+    def instructions(self) -> Sequence[str]:
+        """Texts the search may try as revealing instructions: prompts the model continues."""
+        ...
+
+    @property
+    def stems(self) -> Sequence[str]:
+        """Texts that follow a soft prompt."""
+        ...
+
+    @property
+    def neutral(self) -> str:
+        """The instruction that pairing "neutral" trains under."""
+        ...
+
+    @property
+    def others(self) -> Sequence[str]:
+        """The instructions that pairing "shuffled" draws from: those that do not ask for the target."""
+        ...
+
+    def prompt(self, instruction: str, context: str) -> str:
+        """The full prompt under which a response is trained."""
+        ...
+
+    def read(self, instruction: str, generated: str) -> Reading | None:
+        """Takes apart what the model generated after `instruction`; None if it does not have the form."""
+        ...
+
+    def relevance(self, reading: Reading) -> float:
+        """How much the response belongs to the target, 0 to 1."""
+        ...
+
+    def retain_examples(self, count: int, seed: int) -> list[Example]:
+        """Training examples of what is to be kept."""
+        ...
+
+    def evaluate(
+        self, model: LanguageModel, split: Split, count: int, progress: Callable[[str], None] | None = None
+    ) -> Evaluation:
+        """Measures the model on held-out data of a split, `count` examples a metric."""
+        ...
+
+
+def retention(task: Task, metrics: dict[str, float], base: dict[str, float]) -> dict[str, float]:
+    """Share of its base value that each utility metric keeps; 1 is unchanged, more is better than before.
+
+    For metrics where lower is better (perplexity) it is base / value. A metric that was 0 keeps everything.
+    """
+    kept = {}
+    for name, direction in task.utility_metrics.items():
+        value, before = metrics[name], base[name]
+        top, bottom = (value, before) if direction == "higher" else (before, value)
+        kept[name] = top / bottom if bottom > 0 else 1.0
+    return kept

@@ -1,0 +1,234 @@
+"""Adapters as data: start, scale, stack, merge; and that the forward pass reads them as PEFT does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rr_jax.lora.adapter import init_adapter, merge_adapter, scale_adapter, stack_adapters, unstack_adapter
+from rr_jax.models.config import ModelConfig
+from rr_jax.models.spec import LINEAR_MODULES, init_params, linear_shapes
+from rr_jax.models.transformer import forward
+
+CONFIG = ModelConfig(
+    family="llama",
+    vocab_size=37,
+    embed_dim=16,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=6,
+    ffn_dim=20,
+    norm_eps=3e-5,
+    rope_theta=777.0,
+    tied_embeddings=False,
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.tree.map(lambda w: 5 * w if w.ndim > 2 else w, init_params(jax.random.key(1), CONFIG))
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return jax.random.randint(jax.random.key(2), (2, 9), 0, CONFIG.vocab_size)
+
+
+def random_adapter(seed, rank=4, targets=LINEAR_MODULES):
+    adapter = init_adapter(jax.random.key(seed), CONFIG, rank, targets)
+    rng = np.random.default_rng(seed)
+    return {n: {"a": m["a"], "b": jnp.float32(0.3 * rng.normal(size=m["b"].shape))} for n, m in adapter.items()}
+
+
+def test_an_adapter_starts_as_the_identity(params, tokens):
+    adapter = init_adapter(jax.random.key(0), CONFIG, 4, LINEAR_MODULES)
+    np.testing.assert_array_equal(forward(params, tokens, CONFIG, adapters=adapter), forward(params, tokens, CONFIG))
+
+
+def test_factors_start_as_in_peft():
+    adapter = init_adapter(jax.random.key(0), CONFIG, 6, LINEAR_MODULES)
+    for name, (rows, columns) in linear_shapes(CONFIG).items():
+        a, b = adapter[name]["a"], adapter[name]["b"]
+        assert a.shape == (3, rows, 6)
+        assert b.shape == (3, 6, columns)
+        assert a.dtype == b.dtype == jnp.float32
+        assert not b.any()
+        bound = rows**-0.5
+        assert 0.95 * bound < np.abs(a).max() <= bound
+        np.testing.assert_allclose(np.std(a), bound / 3**0.5, rtol=0.15)
+
+
+def test_a_module_starts_the_same_whatever_else_is_targeted():
+    alone = init_adapter(jax.random.key(0), CONFIG, 2, ("v",))
+    among = init_adapter(jax.random.key(0), CONFIG, 2, ("q", "v"))
+    np.testing.assert_array_equal(alone["v"]["a"], among["v"]["a"])
+
+
+@pytest.mark.parametrize(
+    ("rank", "targets", "message"),
+    [
+        (2, ("q", "q_proj"), r"'q_proj'.*q, k, v, o, gate, up, down"),
+        (2, (), "targets is empty"),
+        (13, ("v",), r"rank 13 does not fit 'v' \[16, 12\], expected 1 to 12"),
+        (0, ("v",), "rank 0"),
+    ],
+)
+def test_init_refuses_what_cannot_be(rank, targets, message):
+    with pytest.raises(ValueError, match=message):
+        init_adapter(jax.random.key(0), CONFIG, rank, targets)
+
+
+def test_merged_weights_compute_what_the_adapter_did(params, tokens):
+    adapter = random_adapter(3)
+    merged = merge_adapter(params, adapter)
+    apart = forward(params, tokens, CONFIG, adapters=adapter)
+    np.testing.assert_allclose(forward(merged, tokens, CONFIG), apart, rtol=1e-5, atol=1e-5)
+    assert np.abs(apart - forward(params, tokens, CONFIG)).max() > 0.1
+    assert merged["embed"] is params["embed"]
+
+
+def test_a_merge_is_formed_in_float32_and_rounded_once(params):
+    adapter = random_adapter(4)
+    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+    merged = jax.jit(merge_adapter)(half, adapter)
+    for name, module in adapter.items():
+        w = np.asarray(half["layers"][name], np.float64)
+        exact = w + np.asarray(module["a"], np.float64) @ np.asarray(module["b"], np.float64)
+        found = merged["layers"][name]
+        assert found.dtype == jnp.bfloat16
+        # half a unit in the last of 8 bits, and nothing on top of it but float32 rounding
+        assert np.all(np.abs(np.asarray(found, np.float64) - exact) <= np.abs(exact) * 2.0**-8 + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_merging_nothing_keeps_every_bit(params, dtype):
+    bits = jnp.uint32 if dtype == jnp.float32 else jnp.uint16
+    awkward = jnp.array([-0.0, 0.0, 1e-40, -1e-40, 3e38], dtype)
+    weights = jax.tree.map(lambda w: w.astype(dtype), params)
+    weights["layers"]["q"] = weights["layers"]["q"].at[0, 0, :5].set(awkward)
+    for nothing in (init_adapter(jax.random.key(0), CONFIG, 2, LINEAR_MODULES), scale_adapter(random_adapter(5), -0.0)):
+        merged = merge_adapter(weights, nothing)
+        for name, w in weights["layers"].items():
+            np.testing.assert_array_equal(merged["layers"][name].view(bits), w.view(bits), err_msg=name)
+
+
+def test_a_merge_is_differentiable_where_an_adapter_starts(params):
+    adapter = init_adapter(jax.random.key(0), CONFIG, 2, ("q",))
+    through_merge = jax.grad(lambda m: jnp.sum(merge_adapter(params, m)["layers"]["q"] ** 2))(adapter)
+    direct = jax.grad(lambda m: jnp.sum((params["layers"]["q"] + m["q"]["a"] @ m["q"]["b"]) ** 2))(adapter)
+    assert np.abs(direct["q"]["b"]).max() > 0.1
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), through_merge, direct)
+
+
+def test_merge_refuses_what_does_not_fit(params):
+    adapter = random_adapter(6, targets=("q", "v"))
+    with pytest.raises(ValueError, match="no module 'query'"):
+        merge_adapter(params, {"query": adapter["q"]})
+    with pytest.raises(ValueError, match=r"adapter of 'v' has .* weight \(3, 16, 12\)"):
+        merge_adapter(params, {"v": adapter["q"]})
+
+
+def test_the_scale_may_be_traced_and_mapped(params, tokens):
+    adapter = random_adapter(7)
+    scales = jnp.array([0.0, -0.5, 2.0])
+    many = jax.jit(jax.vmap(lambda s: forward(params, tokens, CONFIG, adapters=scale_adapter(adapter, s))))(scales)
+    for logits, scale in zip(many, scales, strict=True):
+        one = forward(merge_adapter(params, scale_adapter(adapter, float(scale))), tokens, CONFIG)
+        np.testing.assert_allclose(logits, one, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stack_under_vmap_is_its_members(params, tokens):
+    members = [random_adapter(8), random_adapter(9)]
+    stacked = stack_adapters(members)
+    jax.tree.map(np.testing.assert_array_equal, unstack_adapter(stacked), members)
+    both = jax.vmap(lambda adapter: forward(params, tokens, CONFIG, adapters=adapter))(stacked)
+    for logits, member in zip(both, members, strict=True):
+        alone = forward(params, tokens, CONFIG, adapters=member)
+        np.testing.assert_allclose(logits, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_only_equal_adapters_stack():
+    with pytest.raises(ValueError, match=r"adapter 1 has shapes .*expected those of adapter 0"):
+        stack_adapters([random_adapter(1, rank=2), random_adapter(2, rank=3)])
+    with pytest.raises(ValueError, match="no adapter"):
+        stack_adapters([])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft reads it
+def test_forward_and_gradients_are_those_of_peft():
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    hf_names = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj", "gate": "gate_proj", "up": "up_proj"}
+    hf_names["down"] = "down_proj"
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=CONFIG.vocab_size,
+            hidden_size=CONFIG.embed_dim,
+            intermediate_size=CONFIG.ffn_dim,
+            num_hidden_layers=CONFIG.num_layers,
+            num_attention_heads=CONFIG.num_heads,
+            num_key_value_heads=CONFIG.num_kv_heads,
+            head_dim=CONFIG.head_dim,
+            rms_norm_eps=CONFIG.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": CONFIG.rope_theta},
+            tie_word_embeddings=False,
+            initializer_range=0.2,
+            attn_implementation="eager",
+        )
+    )
+    rank, alpha = 4, 6  # a scale of 1.5
+    lora = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(hf_names.values()), lora_dropout=0.0)
+    model = peft.get_peft_model(model, lora).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    inner = model.base_model.model.model
+
+    def array(tensor):
+        return jnp.asarray(tensor.detach().numpy().copy())
+
+    def stacked(take):
+        return jnp.stack([array(take(layer)) for layer in inner.layers])
+
+    def module(layer, name):
+        return getattr(layer.mlp if name in ("gate", "up", "down") else layer.self_attn, hf_names[name])
+
+    params = {
+        "embed": array(inner.embed_tokens.weight),
+        "layers": {
+            "attn_norm": stacked(lambda layer: layer.input_layernorm.weight),
+            "mlp_norm": stacked(lambda layer: layer.post_attention_layernorm.weight),
+            **{name: stacked(lambda layer, n=name: module(layer, n).base_layer.weight.T) for name in hf_names},
+        },
+        "final_norm": array(inner.norm.weight),
+        "head": array(model.base_model.model.lm_head.weight.T),
+    }
+    adapter = {
+        name: {
+            "a": stacked(lambda layer, n=name: module(layer, n).lora_A["default"].weight.T),
+            "b": stacked(lambda layer, n=name: module(layer, n).lora_B["default"].weight.T),
+        }
+        for name in hf_names
+    }
+    tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, 9))
+    target = np.random.default_rng(1).normal(size=(2, 9, CONFIG.vocab_size)).astype(np.float32)
+    reference = model(torch.tensor(tokens)).logits
+    ((reference * torch.tensor(target)).sum()).backward()
+
+    def weighted_logits(adapter):
+        logits = forward(params, jnp.asarray(tokens), CONFIG, adapters=scale_adapter(adapter, alpha / rank))
+        return jnp.sum(logits * target), logits
+
+    (_, logits), gradient = jax.value_and_grad(weighted_logits, has_aux=True)(adapter)
+    np.testing.assert_allclose(logits, reference.detach().numpy(), rtol=1e-4, atol=1e-4)
+    for name in hf_names:
+        for ours, theirs in (("a", "lora_A"), ("b", "lora_B")):
+            expected = stacked(lambda layer, n=name, f=theirs: getattr(module(layer, n), f)["default"].weight.grad.T)
+            size = float(np.abs(expected).max())
+            np.testing.assert_allclose(
+                gradient[name][ours] / size, expected / size, atol=1e-4, err_msg=f"{name} {ours}"
+            )

@@ -1,0 +1,161 @@
+"""Adapter arithmetic against dense float64 NumPy, with unequal ranks, partial targets and out != in."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rr_jax.lora import algebra
+from rr_jax.lora.adapter import scale_adapter, stack_adapters, unstack_adapter
+
+SHAPES = {"q": (10, 12), "v": (10, 6), "down": (14, 10)}  # grouped-query: v has fewer outputs than inputs
+LAYERS = 3
+
+
+def random_adapter(seed, rank, targets=tuple(SHAPES)):
+    rng = np.random.default_rng(seed)
+    return {
+        name: {
+            "a": jnp.float32(rng.normal(size=(LAYERS, SHAPES[name][0], rank))),
+            "b": jnp.float32(rng.normal(size=(LAYERS, rank, SHAPES[name][1]))),
+        }
+        for name in targets
+    }
+
+
+def dense(adapter, name):
+    """The update of one module in float64; zero where the adapter lacks it."""
+    if name not in adapter:
+        return np.zeros((LAYERS, *SHAPES[name]))
+    return np.asarray(adapter[name]["a"], np.float64) @ np.asarray(adapter[name]["b"], np.float64)
+
+
+def assert_updates(adapter, expected):
+    """Compares updates at 1e-5 of their own size."""
+    for name in SHAPES:
+        scale = max(np.abs(expected[name]).max(), 1.0)
+        np.testing.assert_allclose(dense(adapter, name) / scale, expected[name] / scale, atol=1e-5, err_msg=name)
+
+
+LEFT = random_adapter(1, 3, ("q", "v"))
+RIGHT = random_adapter(2, 5, ("v", "down"))
+
+
+def test_a_sum_is_exact_over_unequal_ranks_and_targets():
+    third = random_adapter(3, 2)
+    total = algebra.add(LEFT, RIGHT, third)
+    assert_updates(total, {n: dense(LEFT, n) + dense(RIGHT, n) + dense(third, n) for n in SHAPES})
+    assert algebra.rank(total) == {"q": 5, "v": 10, "down": 7}
+
+
+def test_difference_and_negation_and_scale():
+    assert_updates(algebra.subtract(LEFT, RIGHT), {n: dense(LEFT, n) - dense(RIGHT, n) for n in SHAPES})
+    assert_updates(algebra.negate(LEFT), {n: -dense(LEFT, n) for n in SHAPES})
+    mixed = algebra.add(scale_adapter(LEFT, 0.4), scale_adapter(RIGHT, -1.7))
+    assert_updates(mixed, {n: 0.4 * dense(LEFT, n) - 1.7 * dense(RIGHT, n) for n in SHAPES})
+
+
+def test_sums_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="no adapter"):
+        algebra.add()
+    with pytest.raises(ValueError, match=r"updates of 'q' have shapes \[\(3, 10, 12\), \(3, 14, 10\)\]"):
+        algebra.add(LEFT, {"q": RIGHT["down"]})
+
+
+def ext_sub_row(w1, w2, alpha):
+    """One row by the paper's definition, in float64."""
+    common = w1 / np.linalg.norm(w1) + w2 / np.linalg.norm(w2)
+    common = common / np.linalg.norm(common)
+    return w1 - alpha * (w2 - (w2 @ common) * common)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.3])
+def test_ext_sub_is_the_papers_definition_row_by_row(alpha):
+    expert, anti = random_adapter(4, 3), random_adapter(5, 2)
+    expected = {}
+    for name in SHAPES:
+        w1, w2 = dense(expert, name).transpose(0, 2, 1), dense(anti, name).transpose(0, 2, 1)  # [L, out, in]
+        rows = [[ext_sub_row(w1[i, j], w2[i, j], alpha) for j in range(w1.shape[1])] for i in range(LAYERS)]
+        expected[name] = np.array(rows).transpose(0, 2, 1)
+    assert_updates(jax.jit(algebra.ext_sub)(expert, anti, jnp.float32(alpha)), expected)
+
+
+def test_ext_sub_where_a_column_is_zero():
+    expert, anti = random_adapter(6, 3, ("q", "v")), random_adapter(7, 2)
+    expert["q"]["b"] = expert["q"]["b"].at[:, :, 2].set(0.0)
+    anti["v"]["b"] = anti["v"]["b"].at[:, :, 4].set(0.0)
+    # cancelled by concatenation: zero up to rounding, which must not be amplified
+    expert["v"] = algebra.add({"v": expert["v"]}, algebra.negate({"v": expert["v"]}))["v"]
+    found = {name: delta for name, delta in algebra.delta_weight(algebra.ext_sub(expert, anti, 0.8)).items()}
+    np.testing.assert_allclose(found["q"][:, :, 2], -0.4 * dense(anti, "q")[:, :, 2], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["v"], -0.4 * dense(anti, "v"), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["down"], -0.4 * dense(anti, "down"), rtol=1e-5, atol=1e-5)
+    alone = algebra.delta_weight(algebra.ext_sub(LEFT, {"v": anti["v"]}, 0.8))
+    np.testing.assert_allclose(alone["q"], dense(LEFT, "q"), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(alone["v"][:, :, 4], dense(LEFT, "v")[:, :, 4], rtol=1e-5, atol=1e-5)
+
+
+def test_recompression_to_the_true_rank_is_exact():
+    wide = algebra.add(LEFT, scale_adapter(LEFT, -0.5), scale_adapter(LEFT, 2.0))  # rank 9 factors of a rank 3 update
+    small, error = jax.jit(algebra.recompress, static_argnums=1)(wide, 3)
+    assert algebra.rank(small) == {"q": 3, "v": 3}
+    assert_updates(small, {n: 2.5 * dense(LEFT, n) for n in SHAPES})
+    assert all(np.all(e < 1e-6) for e in error.values())
+
+
+def test_recompression_keeps_all_when_the_rank_allows():
+    wide = algebra.add(random_adapter(8, 5), random_adapter(9, 6))
+    small, error = algebra.recompress(wide, 11)
+    assert algebra.rank(small) == {"q": 10, "v": 6, "down": 10}
+    assert_updates(small, {n: dense(wide, n) for n in SHAPES})
+    assert all(not e.any() for e in error.values())
+
+
+def test_recompression_is_the_truncated_svd_and_says_what_it_lost():
+    wide = algebra.add(random_adapter(10, 4), random_adapter(11, 4))
+    small, error = algebra.recompress(wide, 3)
+    best = {}
+    for name in SHAPES:
+        u, s, vt = np.linalg.svd(dense(wide, name), full_matrices=False)
+        best[name] = (u[..., :3] * s[..., None, :3]) @ vt[..., :3, :]
+        expected = np.sqrt((s[..., 3:] ** 2).sum(-1) / (s**2).sum(-1))
+        np.testing.assert_allclose(error[name], expected, rtol=1e-5, atol=1e-5)
+        assert np.all(expected > 0.1)
+    assert_updates(small, best)
+
+
+def test_recompressing_nothing_gives_nothing():
+    small, error = algebra.recompress(scale_adapter(LEFT, 0.0), 2)
+    assert_updates(small, {n: np.zeros((LEFT["q"]["a"].shape[0], *SHAPES[n])) for n in SHAPES})
+    assert all(not e.any() for e in error.values())
+    with pytest.raises(ValueError, match="rank must be at least 1, found 0"):
+        algebra.recompress(LEFT, 0)
+
+
+def test_norms_and_inner_products_without_a_dense_matrix():
+    norms = algebra.frobenius_norm(LEFT)
+    for name in LEFT:
+        np.testing.assert_allclose(norms[name], np.linalg.norm(dense(LEFT, name), axis=(1, 2)), rtol=1e-5)
+    products = algebra.inner_product(LEFT, RIGHT)
+    assert set(products) == {"v"}
+    expected = np.sum(dense(LEFT, "v") * dense(RIGHT, "v"), axis=(1, 2))
+    np.testing.assert_allclose(products["v"], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_the_norm_of_a_fresh_adapter_has_a_gradient():
+    fresh = scale_adapter(LEFT, 0.0)
+    gradient = jax.grad(lambda m: sum(jnp.sum(n) for n in algebra.frobenius_norm(m).values()))(fresh)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_arithmetic_maps_over_stacked_adapters():
+    left, right = [random_adapter(20, 2), random_adapter(21, 2)], [random_adapter(22, 3), random_adapter(23, 3)]
+
+    def chain(x, y):
+        return algebra.recompress(algebra.ext_sub(x, algebra.add(x, y), 0.5), 4)[0]
+
+    for mapped in (jax.vmap(chain), chain):
+        for found, x, y in zip(
+            unstack_adapter(mapped(stack_adapters(left), stack_adapters(right))), left, right, strict=True
+        ):
+            assert_updates(found, {n: dense(chain(x, y), n) for n in SHAPES})
