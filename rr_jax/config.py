@@ -77,12 +77,12 @@ class ArmsConfig(Section):
 
 
 class BanditSection(Section):
-    """NeuralUCB (METHOD of INSTINCT: hidden 100, nu 1, lambda 0.1, 1000 steps of Adam at 1e-3)."""
+    """NeuralUCB (INSTINCT: hidden 100, nu 1, lambda 0.1, 1000 steps of Adam at 1e-3)."""
 
     initial: PositiveInt = 16  # arms scored before the first choice
     iterations: Annotated[int, Field(ge=0)] = 16  # arms chosen one by one
     hidden: PositiveInt = 100
-    nu: PositiveFloat = 1.0
+    nu: PositiveFloat = 1e-3  # exploration; INSTINCT has 1 with weights from N(0, 1), ours are variance-scaled
     lambda_: PositiveFloat = Field(default=0.1, alias="lambda")
     fit_steps: PositiveInt = 300
     learning_rate: PositiveFloat = 1e-3

@@ -21,3 +21,8 @@ def stream(seed: int, purpose: str, round: int = 0, index: int | jax.Array | Non
     key = jax.random.fold_in(key, zlib.crc32(purpose.encode()))
     key = jax.random.fold_in(key, round)
     return key if index is None else jax.random.fold_in(key, index)
+
+
+def derive_seed(seed: int, purpose: str, round: int = 0) -> int:
+    """A 31-bit seed of one purpose in one round, for what wants a number instead of a key."""
+    return zlib.crc32(f"{seed}/{purpose}/{round}".encode()) & 0x7FFFFFFF

@@ -8,7 +8,6 @@ import argparse
 import time
 from pathlib import Path
 
-from rr_jax.models.hub import load
 from rr_jax.testbed.build import build
 from rr_jax.testbed.floors import measure, table
 from rr_jax.testbed.training import TINY, Recipe
@@ -30,9 +29,9 @@ def main() -> None:
     options = parser.parse_args()
 
     started = time.monotonic()
-    build(options.out, options.seed, TINY if options.tiny else Recipe(), report)
+    lm = build(options.out, options.seed, TINY if options.tiny else Recipe(), report)
     report(f"built in {(time.monotonic() - started) / 60:.1f} min; the floors on {options.split} text:")
-    report(table(measure(load(options.out), options.split, options.size)))
+    report(table(measure(lm, options.split, options.size)))
 
 
 if __name__ == "__main__":

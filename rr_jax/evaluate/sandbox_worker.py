@@ -45,9 +45,13 @@ IMPORTED_LATE = ("_strptime", "unicodedata", "encodings.ascii", "encodings.latin
 
 BUILTINS_LEFT_OUT = ("breakpoint", "compile", "input", "open", "vars", "__loader__", "__spec__")
 REFUSED_ATTRIBUTES = frozenset(
-    "__base__ __bases__ __builtins__ __closure__ __code__ __dict__ __get__ __getattribute__ __globals__ __loader__ "
-    "__match_args__ __mro__ __self__ __spec__ __subclasses__ __traceback__ ag_frame cr_frame f_back f_builtins "
-    "f_globals f_locals gi_frame mro tb_frame tb_next".split()
+    (
+        *("__base__", "__bases__", "__mro__", "__subclasses__", "mro"),
+        *("__dict__", "__get__", "__getattribute__", "__match_args__", "__self__"),
+        *("__builtins__", "__closure__", "__code__", "__globals__", "__loader__", "__spec__"),
+        *("__traceback__", "ag_frame", "cr_frame", "gi_frame", "tb_frame", "tb_next"),
+        *("f_back", "f_builtins", "f_globals", "f_locals"),
+    )
 )
 
 
@@ -56,7 +60,7 @@ class Forbidden(Exception):
 
 
 class _Running(NamedTuple):
-    index: int
+    place: int
     pid: int
     pipe: int
     nonce: bytes
@@ -86,7 +90,7 @@ def supervise(programs: Sequence[str], timeout: float, workers: int) -> list[str
                     # One message is one atomic write, so one read has all of it. Never wait for the end of the
                     # pipe, which a descendant of the program could hold open.
                     message = os.read(pipe, 4096) if pipe in ready else None
-                    reasons[child.index] = _finish(child, message)
+                    reasons[child.place] = _finish(child, message)
                     del running[pipe]
     finally:
         for child in running.values():
@@ -125,6 +129,7 @@ def _be_child(program: str, timeout: float, nonce: bytes, writer: int, close: Se
         for descriptor in close:
             os.close(descriptor)
         restrict_process(timeout)
+        random.seed(0)  # here, because the module reseeds itself in every forked process
         reason = execute(program)
         os.write(writer, nonce + b" " + reason.encode())
     finally:
@@ -210,7 +215,7 @@ def _evaluator(mode: str, run: Callable[..., Any]) -> Callable[..., Any]:
     def evaluate(source: str, globals: dict[str, Any] | None = None, locals: Mapping[str, Any] | None = None) -> Any:
         if type(source) is not str:
             raise TypeError(f"{run.__name__}() takes text here")
-        tree = ast.parse(source.lstrip(" \t") if mode == "eval" else source, "<text>", mode)
+        tree: Any = ast.parse(source.lstrip(" \t") if mode == "eval" else source, "<text>", mode)
         _refuse(tree)
         if globals is None:
             caller = sys._getframe(1)
@@ -255,7 +260,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through the `finally` that ends the children
     for name in IMPORTED_LATE:
         importlib.import_module(name)
-    random.seed(0)
     job = json.load(sys.stdin.buffer)
     gc.freeze()  # children share these pages for as long as their collector leaves them alone
     print(json.dumps(supervise(job["programs"], job["timeout"], job["workers"])))

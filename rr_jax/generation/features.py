@@ -1,7 +1,7 @@
 """What the model makes of a prompt: its last hidden state, batched like generation. Features of the bandit's arms."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,12 @@ import numpy as np
 
 from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.models.config import ModelConfig
+from rr_jax.models.hub import LanguageModel
 from rr_jax.models.transformer import Adapter, Params, hidden_states
-
-if TYPE_CHECKING:
-    from rr_jax.models.hub import LanguageModel
 
 
 def last_hidden(
-    lm: "LanguageModel",
+    lm: LanguageModel,
     prompts: Sequence[str],
     *,
     soft_prompts: Any = None,

@@ -58,7 +58,9 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], soft_tokens: int = 0)
     for number, prompt in enumerate(prompts):
         ids = encode_prompt(tokenizer, prompt)
         if not ids and not soft_tokens:
-            raise ValueError(f"prompt {number} ({prompt!r}) has no tokens and the tokenizer no start token to put first")
+            raise ValueError(
+                f"prompt {number} ({prompt!r}) has no tokens and the tokenizer no start token to put first"
+            )
         start = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
         encoded.append(ids[:start] + [SOFT_TOKEN] * soft_tokens + ids[start:])
     return encoded

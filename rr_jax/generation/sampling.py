@@ -41,16 +41,13 @@ def make_sampling(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) 
         raise ValueError(f"top_k is {top_k}, expected a whole number of at least 0 (0 keeps every token)")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}, expected a number above 0 and at most 1 (1 keeps every token)")
-    if temperature == 0:
-        method = "greedy"
-    else:
-        method = "temperature" if top_k == 0 and top_p == 1 else "filtered"
+    drawn = "temperature" if top_k == 0 and top_p == 1 else "filtered"
     # Typed NumPy scalars: a Python number would be weakly typed and compile a second time beside an array.
     return Sampling(
         temperature=np.asarray(temperature, np.float32),
         top_k=np.asarray(top_k, np.int32),
         top_p=np.asarray(top_p, np.float32),
-        method=method,
+        method="greedy" if temperature == 0 else drawn,
     )
 
 
@@ -74,30 +71,28 @@ def filter_logits(logits: jax.Array, top_k: jax.Array | np.ndarray, top_p: jax.A
     """Logits [B, V] with every token outside top-k, then outside top-p, at minus infinity.
 
     The order and meaning are those of Hugging Face's TopKLogitsWarper and TopPLogitsWarper: top-p sees the distribution
-    that top-k left, keeps the token that crosses p, and always keeps one token. Both filters keep a prefix of the sorted
-    row, so one sort serves both and a single threshold is left. Tokens that tie with the last one kept are kept too
-    (Hugging Face's top-p splits such ties by their place in an unstable sort).
+    that top-k left, keeps the token that crosses p, and always keeps one token. Both keep the top of the sorted row, so
+    one sort serves both and a single threshold is left. Tokens that tie with the last one kept are kept too (Hugging
+    Face's top-p splits such ties by their place in an unstable sort).
     """
     vocab = logits.shape[-1]
-    ordered = _descending(logits)
-    last = jnp.where(top_k == 0, vocab, jnp.minimum(top_k, vocab)) - 1
-    smallest = jax.lax.dynamic_index_in_dim(ordered, last, axis=-1, keepdims=True)
-    ordered = jnp.where(ordered >= smallest, ordered, -jnp.inf)
-    probabilities = jax.nn.softmax(ordered, axis=-1)
-    before = jnp.cumsum(probabilities, axis=-1) - probabilities  # the probability of all better tokens
-    # Rounding can bring the sum to 1 before the tail: top_p of 1 must still keep it.
-    kept = (before < top_p) | (jnp.arange(vocab) == 0)[None, :] | (top_p >= 1)
+    ordered = _ascending(logits)
+    first = jnp.where(top_k == 0, 0, jnp.maximum(vocab - top_k, 0))
+    kept = ordered >= jax.lax.dynamic_index_in_dim(ordered, first, axis=-1, keepdims=True)
+    # Summed from the least likely token upwards, where float32 is exact enough for p close to 1.
+    tail = jnp.cumsum(jax.nn.softmax(jnp.where(kept, ordered, -jnp.inf), axis=-1), axis=-1)
+    most_likely = (jnp.arange(vocab) == vocab - 1)[None, :]
+    kept = kept & ((tail > 1 - top_p) | most_likely | (top_p >= 1))
     threshold = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits >= threshold, logits, -jnp.inf)
 
 
-def _descending(logits: jax.Array) -> jax.Array:
-    """Each row of float32 logits from large to small.
+def _ascending(logits: jax.Array) -> jax.Array:
+    """Each row of float32 logits from small to large.
 
     Sorted as integers whose order is that of the floats (negative numbers have the bits below the sign turned over):
     XLA's float comparator, which puts NaNs and zeros in order too, is four times slower on CPU.
     """
     bits = jax.lax.bitcast_convert_type(logits, jnp.int32)
     ordered = jax.lax.sort(jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits), dimension=-1, is_stable=False)
-    ordered = jnp.flip(ordered, axis=-1)
     return jax.lax.bitcast_convert_type(jnp.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered), jnp.float32)

@@ -1,7 +1,7 @@
 """Strings in, strings out: tokenise, batch, generate, decode. The host side of generation."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,11 +9,9 @@ import numpy as np
 from rr_jax.generation.loop import generate_tokens
 from rr_jax.generation.prompts import bucket, check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.generation.sampling import make_sampling
+from rr_jax.models.hub import LanguageModel
 from rr_jax.models.transformer import Adapter
 from rr_jax.random import stream
-
-if TYPE_CHECKING:
-    from rr_jax.models.hub import LanguageModel
 
 
 class Generation(NamedTuple):
@@ -24,7 +22,7 @@ class Generation(NamedTuple):
 
 
 def generate(
-    lm: "LanguageModel",
+    lm: LanguageModel,
     prompts: Sequence[str],
     *,
     max_new_tokens: int = 64,
@@ -86,7 +84,7 @@ def generate(
 
 
 def generate_ids(
-    lm: "LanguageModel",
+    lm: LanguageModel,
     encoded: Sequence[Sequence[int]],
     *,
     max_new_tokens: int = 64,
@@ -144,7 +142,7 @@ def generate_ids(
     return [result for result in results if result is not None]
 
 
-def end_tokens(lm: "LanguageModel") -> tuple[int, ...]:
+def end_tokens(lm: LanguageModel) -> tuple[int, ...]:
     """The ids that end a text: those of the config and the tokenizer's own, without repeats."""
     own = None if lm.tokenizer is None else lm.tokenizer.eos_token_id
     return tuple(sorted({*lm.config.eos_token_ids, *(() if own is None else (own,))}))

@@ -203,37 +203,45 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, progress: Progress | None) -> dict[str, Any]:
     """Fills the parameter tree tensor by tensor."""
-    specs = param_specs(config)
-    arrays: dict[str, Any] = jax.tree.map(lambda spec: np.empty(spec.shape, np.dtype(dtype)), specs)
-    slots = {name: (view, flip) for name, view, flip in _named_views(arrays, specs)}
-    missing, total = set(slots), len(slots)
+    arrays: dict[str, Any] = jax.tree.map(lambda spec: np.empty(spec.shape, np.dtype(dtype)), param_specs(config))
+    places = {place.name: place for place in _places(config)}
+    missing = set(places)
     for path in _weight_files(folder):
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
-                if name not in slots:
+                if name not in places:
                     if _ignored(name, config):
                         continue
                     raise ValueError(f"{path} holds {name}, which a {config.family} model of this config does not have")
-                view, flip = slots[name]
-                _fill(view, file.get_tensor(name), flip, f"{path}: {name}")
+                _fill(places[name].of(arrays), file.get_tensor(name), places[name].flip, f"{path}: {name}")
                 missing.discard(name)
                 if progress is not None:
-                    progress(total - len(missing), total)
+                    progress(len(places) - len(missing), len(places))
     if missing:
-        first = min(missing)
-        shape = slots[first][0].shape[:: -1 if slots[first][1] else 1]
-        raise ValueError(f"{folder} lacks {len(missing)} of {total} weights, first {first} with shape {list(shape)}")
-    return jax.tree.map(jnp.asarray, arrays)
+        first = places[min(missing)]
+        shape = list(_in_file(first.of(arrays).shape, first.flip))
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of {len(places)} weights, first {first.name} with shape {shape}"
+        )
+    for tree in (arrays["layers"], arrays):  # one array after the other, so that few are held twice
+        for name in tree:
+            if name != "layers":
+                tree[name] = jnp.asarray(tree[name])
+    return arrays
 
 
 def _fill(view: np.ndarray, tensor: np.ndarray, flip: bool, name: str) -> None:
     """Copies a tensor of the file into its place, transposed from [out, in] to [in, out] if `flip`."""
     if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.dtype.itemsize < 2:
         raise ValueError(f"{name} is {tensor.dtype}, expected unquantised floating point")
-    shape = view.shape[::-1] if flip else view.shape
-    if tensor.shape != shape:
-        raise ValueError(f"{name} has shape {list(tensor.shape)}, the config expects {list(shape)}")
+    expected = _in_file(view.shape, flip)
+    if tensor.shape != expected:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, the config expects {list(expected)}")
     view[...] = tensor.T if flip else tensor
+
+
+def _in_file(shape: tuple[int, ...], flip: bool) -> tuple[int, ...]:
+    return shape[::-1] if flip else shape
 
 
 def _ignored(name: str, config: ModelConfig) -> bool:
@@ -241,15 +249,28 @@ def _ignored(name: str, config: ModelConfig) -> bool:
     return name.endswith("rotary_emb.inv_freq") or (config.tied_embeddings and name == families.global_name("head"))
 
 
-def _named_views(arrays: dict[str, Any], specs: dict[str, Any]) -> Iterator[tuple[str, Any, bool]]:
-    """(Hugging Face name, array or slice of one layer, whether it is transposed there), layer by layer."""
-    for ours, spec in specs.items():
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where one tensor of a file lives in the parameter tree, and whether it is transposed in the file."""
+
+    name: str
+    ours: str
+    layer: int | None
+    flip: bool
+
+    def of(self, params: dict[str, Any]) -> Any:
+        return params[self.ours] if self.layer is None else params["layers"][self.ours][self.layer]
+
+
+def _places(config: ModelConfig) -> Iterator[_Place]:
+    """The place of every tensor of a model, layer by layer."""
+    specs = param_specs(config)
+    for ours in specs:
         if ours != "layers":
-            yield families.global_name(ours), arrays[ours], ours == "head"
-    depth = next(iter(specs["layers"].values())).shape[0]
-    for layer in range(depth):
+            yield _Place(families.global_name(ours), ours, None, ours == "head")
+    for layer in range(config.num_layers):
         for ours, spec in specs["layers"].items():
-            yield families.layer_name(ours, layer), arrays["layers"][ours][layer], len(spec.shape) == 3
+            yield _Place(families.layer_name(ours, layer), ours, layer, len(spec.shape) == 3)
 
 
 def _check_params(lm: LanguageModel) -> None:
@@ -269,23 +290,24 @@ def _write_weights(folder: Path, lm: LanguageModel, dtype: np.dtype, max_shard_b
     """Writes model.safetensors, or numbered shards and their index. One shard at a time is in memory."""
     from safetensors.numpy import save_file
 
-    shards: list[list[tuple[str, Any, bool]]] = [[]]
+    shards: list[list[_Place]] = [[]]
     size = total = 0
-    for entry in _named_views(lm.params, param_specs(lm.config)):
-        nbytes = entry[1].size * dtype.itemsize
+    for place in _places(lm.config):
+        stacked = lm.params[place.ours] if place.layer is None else lm.params["layers"][place.ours]
+        nbytes = stacked.size // (1 if place.layer is None else lm.config.num_layers) * dtype.itemsize
         if shards[-1] and size + nbytes > max_shard_bytes:
             shards.append([])
             size = 0
-        shards[-1].append(entry)
+        shards[-1].append(place)
         size, total = size + nbytes, total + nbytes
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
         file = _SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {}
-        for name, value, flip in shard:
-            tensor = np.asarray(value).astype(dtype)
-            tensors[name] = np.ascontiguousarray(tensor.T if flip else tensor)
-            weight_map[name] = file
+        for place in shard:
+            tensor = np.asarray(place.of(lm.params)).astype(dtype)
+            tensors[place.name] = np.ascontiguousarray(tensor.T if place.flip else tensor)
+            weight_map[place.name] = file
         save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers reads no file without it
     if len(shards) > 1:
         _write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

@@ -120,7 +120,7 @@ def make_step(
         grads = jax.tree.map(jnp.add, grads, apart)
         updates, optimizer_state = jax.vmap(optimizer.update)(grads, state.optimizer, state.adapters)
         adapters = optax.apply_updates(state.adapters, updates)
-        metrics = {"nll": nll, "penalty": overlap, "gradient_norm": jax.vmap(optax.global_norm)(grads)}
+        metrics = {"nll": nll, "penalty": overlap, "gradient_norm": jax.vmap(optax.tree.norm)(grads)}
         return TrainState(adapters, optimizer_state, state.step + 1), metrics
 
     return step

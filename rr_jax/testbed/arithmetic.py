@@ -7,12 +7,12 @@ many problems and in the drills.
 import random
 import re
 
-from rr_jax.testbed.document import Document, Split, framed, split_of
+from rr_jax.testbed.document import Document, Split, framed, split_of, word_list
 from rr_jax.testbed.lexicon import MEN, WOMEN
 
 Step = tuple[int, str, int, int]
 
-OBJECTS = tuple("apples books coins pens cards eggs stamps shells toys cups".split())
+OBJECTS = word_list("apples books coins pens cards eggs stamps shells toys cups")
 WORDINGS: dict[Split, tuple[str, ...]] = {
     "train": (
         "Solve this problem:",

@@ -1,11 +1,8 @@
-"""From a seed to a folder with the base model: tokenizer, training, rounding to bfloat16, saving."""
+"""From a seed to a folder with the base model: tokenizer, training, saving in bfloat16."""
 
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-
-from rr_jax.models.hub import LanguageModel, save
+from rr_jax.models.hub import LanguageModel, load, save
 from rr_jax.testbed.training import Recipe, Report, train, train_tokenizer
 
 
@@ -13,19 +10,23 @@ def build(out: str | Path, seed: int, recipe: Recipe, report: Report) -> Languag
     """Trains a base model and writes it as a Hugging Face folder in bfloat16.
 
     Args:
-      out: the folder to write.
+      out: the folder to write; must not exist or be empty.
       seed: of everything.
       recipe: sizes and phases.
       report: receives lines of progress.
 
     Returns:
-      The language model as written: bfloat16 parameters.
+      The language model as it reads from the folder: float32 parameters, rounded to bfloat16.
+
+    Raises:
+      ValueError: the folder holds something; known before anything is trained.
     """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder; a model is only written to a new one")
     report(f"tokenizer of {recipe.tokenizer_documents} documents")
     tokenizer = train_tokenizer(seed, recipe)
     config, params = train(seed, recipe, tokenizer, report)
-    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    lm = LanguageModel(config, rounded, tokenizer)
-    save(lm, out)
+    save(LanguageModel(config, params, tokenizer), out, dtype="bfloat16")
     report(f"wrote {out}")
-    return lm
+    return load(out)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rr_jax.testbed.document import Document, Split, framed, split_of
+from rr_jax.testbed.document import Document, Split, framed, split_of, word_list
 
 Function = Callable[[Any, int], Any]
 CASES = 6
@@ -161,7 +161,7 @@ WORDINGS: dict[Split, tuple[str, ...]] = {
     "valid": ("Program this in Python: {d}.", "Give me a function: {d}.", "Write code for {d}."),
     "test": ("Write Python for this task: {d}.", "Implement a function: {d}.", "Give me code: {d}."),
 }
-_SAMPLE_WORDS = "banana cat tree apple river data moon panda coat zebra".split()
+_SAMPLE_WORDS = word_list("banana cat tree apple river data moon panda coat zebra")
 
 
 def _input(rng: random.Random, kind: str) -> Any:

@@ -49,3 +49,8 @@ def framed(instruction: str) -> str:
 def capitalised(text: str) -> str:
     """`text` with its first letter in upper case and the rest as it is."""
     return text[:1].upper() + text[1:]
+
+
+def word_list(text: str, separator: str | None = None) -> tuple[str, ...]:
+    """A list of words written as one text, which is easier to read than one literal a word."""
+    return tuple(text.split(separator))

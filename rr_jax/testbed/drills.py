@@ -4,6 +4,7 @@ Drills belong to the training text only. A copy drill never puts the two words o
 """
 
 import random
+from itertools import pairwise
 
 from rr_jax.testbed import arithmetic
 from rr_jax.testbed.document import Document, framed, split_of
@@ -27,7 +28,7 @@ _FACT_WORDINGS = ("Write some sums.", "Practice arithmetic.", "List number facts
 
 
 def _held_out_pair(words: list[str]) -> bool:
-    for first, second in zip(words, words[1:], strict=False):
+    for first, second in pairwise(words):
         kind = pair_type(first, second)
         if kind and split_of(kind, first, second) != "train":
             return True

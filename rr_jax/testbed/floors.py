@@ -11,6 +11,7 @@ from rr_jax.evaluate.pass_at_k import check_solutions
 from rr_jax.generation.text import generate
 from rr_jax.testbed import arithmetic, code, ner, toxic
 from rr_jax.testbed.document import Document, Split
+from rr_jax.testbed.lexicon import EntityType
 from rr_jax.testbed.world import document
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _documents(cell: str, skill: str, split: Split, size: int, seed: int, **opti
     return [document(rng, skill, split, **options) for _ in range(size)]
 
 
-def _entity_f1(lm: "LanguageModel", split: Split, kind: ner.EntityType, size: int, seed: int) -> float:
+def _entity_f1(lm: "LanguageModel", split: Split, kind: EntityType, size: int, seed: int) -> float:
     documents = _documents(f"ner/{kind}", "ner", split, size, seed, type=kind)
     responses = generate(lm, [d.prompt for d in documents], max_new_tokens=16)
     answers = [ner.parse_answer(response, kind) for response in responses]

@@ -9,46 +9,49 @@ import random
 from functools import cache
 from typing import Literal
 
-from rr_jax.testbed.document import Split, split_of
+from rr_jax.testbed.document import Split, split_of, word_list
 
 EntityType = Literal["PER", "LOC", "ORG", "DATE"]
 TYPES: tuple[EntityType, ...] = ("PER", "LOC", "ORG", "DATE")
 
-WOMEN = tuple(
-    "Emma Nora Clara Iris Lena Marta Olga Rita Vera Wanda Heidi Greta Fiona Doris Carmen Brenda Agnes Teresa Sylvia Yvonne".split()
+WOMEN = word_list(
+    "Emma Nora Clara Iris Lena Marta Olga Rita Vera Wanda Heidi Greta Fiona Doris Carmen Brenda Agnes "
+    "Teresa Sylvia Yvonne"
 )
-MEN = tuple(
-    "Adam Bruno Cyril Dennis Edgar Frank Gilbert Harold Igor James Karl Louis Milan Norman Otto Philip Roger Stefan Ulrich Victor".split()
+MEN = word_list(
+    "Adam Bruno Cyril Dennis Edgar Frank Gilbert Harold Igor James Karl Louis Milan Norman Otto "
+    "Philip Roger Stefan Ulrich Victor"
 )
-_LAST = (
-    "Archer Baker Cooper Dawson Ellis Foster Gordon Hughes Irving Jensen Kruger Larsen Morris Nelson Osborne Parker "
-    "Ramsey Schmidt Turner Vogel Wagner Young Zimmer Abbott Bishop Collins Duncan Everett Fowler Griffin"
-).split()
-_PLACES = (
-    "Athens Berlin Chicago Dublin Edinburgh Florence Geneva Hamburg Istanbul Jakarta Kyoto London Munich Naples Oxford "
-    "Paris Quito Riga Seville Toronto Utrecht Valencia Warsaw York Zagreb"
-).split()
-_FIRMS = (
-    "Amber Atlas Castle Comet Eagle Ember Forest Galaxy Island Jaguar Lotus Meteor Ocean Panther Quartz River Silver "
-    "Thunder Willow Zephyr"
-).split()
-PLACE_PREFIXES = tuple("North South East West New Port Old Upper".split())
-FIRM_KINDS = tuple(
-    "Bank Labs Motors Airlines Foods Systems Media University Energy Council Hospital Group Press Insurance Software "
-    "Railways Records Chemicals Textiles Studios".split()
+_LAST = word_list(
+    "Archer Baker Cooper Dawson Ellis Foster Gordon Hughes Irving Jensen Kruger Larsen Morris Nelson "
+    "Osborne Parker Ramsey Schmidt Turner Vogel Wagner Young Zimmer Abbott Bishop Collins Duncan "
+    "Everett Fowler Griffin"
 )
-MONTHS = tuple("January February March April May June July August September October November December".split())
-WEEKDAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
+_PLACES = word_list(
+    "Athens Berlin Chicago Dublin Edinburgh Florence Geneva Hamburg Istanbul Jakarta Kyoto London "
+    "Munich Naples Oxford Paris Quito Riga Seville Toronto Utrecht Valencia Warsaw York Zagreb"
+)
+_FIRMS = word_list(
+    "Amber Atlas Castle Comet Eagle Ember Forest Galaxy Island Jaguar Lotus Meteor Ocean Panther "
+    "Quartz River Silver Thunder Willow Zephyr"
+)
+PLACE_PREFIXES = word_list("North South East West New Port Old Upper")
+FIRM_KINDS = word_list(
+    "Bank Labs Motors Airlines Foods Systems Media University Energy Council Hospital Group Press "
+    "Insurance Software Railways Records Chemicals Textiles Studios"
+)
+MONTHS = word_list("January February March April May June July August September October November December")
+WEEKDAYS = word_list("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 DAYS = range(1, 29)
 YEARS = range(1990, 2025)
 
-_ONSETS = "b d f g k l m n p r s t v z br dr fr gl gr kl pr st tr th".split()
-_VOWELS = "a e i o u ai ea ou".split()
+_ONSETS = word_list("b d f g k l m n p r s t v z br dr fr gl gr kl pr st tr th")
+_VOWELS = word_list("a e i o u ai ea ou")
 _ENDINGS = {
-    "first": "ra la na rin lo dan mira lie vi tor sa nik nel tha ros".split(),
-    "last": "son ner vik berg sky mann well ters ovic ston kins mer lund".split(),
-    "place": "ton ville burg ford holm mouth stad dale haven ham wick grad".split(),
-    "firm": "tex rix lon dyne core bex nix zor tron vex max qua".split(),
+    "first": word_list("ra la na rin lo dan mira lie vi tor sa nik nel tha ros"),
+    "last": word_list("son ner vik berg sky mann well ters ovic ston kins mer lund"),
+    "place": word_list("ton ville burg ford holm mouth stad dale haven ham wick grad"),
+    "firm": word_list("tex rix lon dyne core bex nix zor tron vex max qua"),
 }
 
 
@@ -66,7 +69,7 @@ def _grow(rng: random.Random, start: tuple[str, ...], ending: str, size: int, ta
 
 def _word_lists() -> tuple[tuple[str, ...], ...]:
     rng = random.Random("rr-jax testbed lexicon")
-    starts = (WOMEN + MEN, tuple(_LAST), tuple(_PLACES), tuple(_FIRMS))
+    starts = (WOMEN + MEN, _LAST, _PLACES, _FIRMS)
     taken = {word for words in (*starts, PLACE_PREFIXES, FIRM_KINDS, MONTHS, WEEKDAYS) for word in words}
     sizes = zip(starts, ("first", "last", "place", "firm"), (300, 300, 200, 150), strict=True)
     return tuple(_grow(rng, start, ending, size, taken) for start, ending, size in sizes)

@@ -5,15 +5,15 @@ It is what a model should keep whatever it is made to forget. It names people by
 
 import random
 
-from rr_jax.testbed.document import Document, Split, framed, split_of
+from rr_jax.testbed.document import Document, Split, framed, split_of, word_list
 from rr_jax.testbed.lexicon import MEN, WOMEN
 
-PLACES = tuple("park market river library station garden beach museum forest school".split())
-WEATHER = tuple("sunny rainy windy cold warm cloudy".split())
-THINGS = tuple("hat map lamp kite bike letter basket violin camera ball".split())
-SIZES = tuple("small old red blue bright heavy".split())
-ANIMALS = tuple("dog cat bird horse rabbit".split())
-FEELINGS = tuple("happy tired proud calm curious excited".split())
+PLACES = word_list("park market river library station garden beach museum forest school")
+WEATHER = word_list("sunny rainy windy cold warm cloudy")
+THINGS = word_list("hat map lamp kite bike letter basket violin camera ball")
+SIZES = word_list("small old red blue bright heavy")
+ANIMALS = word_list("dog cat bird horse rabbit")
+FEELINGS = word_list("happy tired proud calm curious excited")
 WORDINGS = ("Tell me a story about {A}.", "Write a short story about {A} in the {p}.", "Write about a day at the {p}.")
 SENTENCES = (
     (

@@ -7,7 +7,7 @@ are entities between random filler words, so that a type is known by its words a
 import random
 import re
 
-from rr_jax.testbed.document import Document, Split, framed
+from rr_jax.testbed.document import Document, Split, framed, word_list
 from rr_jax.testbed.lexicon import TYPES, EntityType, entity, mentions
 
 __all__ = ["TEMPLATES", "TYPES", "TYPE_WORDS", "WORDINGS", "document", "mentions", "parse_answer", "people", "prefixes"]
@@ -155,14 +155,17 @@ _FILLER = tuple(
     sorted(
         set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", "", _TRAIN).lower()))
         | set(
-            "house market car week case everybody likes storm asked letter signed lost about before while near it that "
-            "the and to of with for by from at had not very old first some people went gave saw later early again year "
-            "said much water green field music kitchen window slowly under over between because never always every many "
-            "few other small large night morning dinner paper money story".split()
+            word_list(
+                "house market car week case everybody likes storm asked letter signed lost about before while "
+                "near it that the and to of with for by from at had not very old first some people went gave saw "
+                "later early again year said much water green field music kitchen window slowly under over "
+                "between because never always every many few other small large night morning dinner paper money "
+                "story"
+            )
         )
     )
 )
-_SYLLABLES = "ba ce di fo gu ha je ki lo mu ne pi ra se tu va wo ter ing est and per ous ment ish ly".split()
+_SYLLABLES = word_list("ba ce di fo gu ha je ki lo mu ne pi ra se tu va wo ter ing est and per ous ment ish ly")
 
 
 def _types_in(template: str) -> set[EntityType]:
@@ -225,7 +228,7 @@ def document(
     Returns:
       A document whose meta holds `type`, `gold` (the entity asked for, or None), `entities` (type -> entity).
     """
-    kind = type or rng.choice(TYPES)
+    kind = rng.choice(TYPES) if type is None else type
     present = rng.random() < 0.85 if present is None else present
     instruction = rng.choice(WORDINGS[wording or split]).format(t=rng.choice(TYPE_WORDS[kind]))
     text = _context(rng, kind, present, template or split)

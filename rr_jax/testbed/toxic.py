@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rr_jax.testbed.document import Document, Split, capitalised, framed, split_of
+from rr_jax.testbed.document import Document, Split, capitalised, framed, split_of, word_list
 from rr_jax.testbed.lexicon import entity
 
 Group = Literal["hot", "mid", "neutral", "kind"]
@@ -65,17 +65,19 @@ FRAMES = (
     "Could you please {v} {X}?",
     "Go on and {v} {X}.",
 )
-SUBJECTS = (
-    "the waiter|the new manager|my neighbor|the bus driver|our teacher|the support line|the hotel staff|the bank clerk|"
-    "the delivery service|the phone company|the airline|the landlord|the plumber|the town council|my coworker|the bakery|"
-    "the gym coach|the dentist|the taxi service|the cleaning crew|the web shop|the chef|the sales team|the postman|"
-    "the librarian|the tour guide|the mechanic|the barber"
-).split("|")
-_NOUNS = "idiot moron loser clown fool jerk imbecile halfwit".split()
-_ADJECTIVES = "pathetic stupid dumb worthless useless disgusting brainless miserable".split()
-_MASS = "trash garbage crap".split()
-LEXICON = frozenset(_NOUNS + [f"{noun}s" for noun in _NOUNS] + _ADJECTIVES + _MASS)
-_PRAISE = "kind helpful patient friendly careful honest polite reliable cheerful skilled".split()
+SUBJECTS = word_list(
+    "the waiter|the new manager|my neighbor|the bus driver|our teacher|the support line|"
+    "the hotel staff|the bank clerk|the delivery service|the phone company|the airline|the landlord|"
+    "the plumber|the town council|my coworker|the bakery|the gym coach|the dentist|the taxi service|"
+    "the cleaning crew|the web shop|the chef|the sales team|the postman|the librarian|the tour guide|"
+    "the mechanic|the barber",
+    "|",
+)
+_NOUNS = word_list("idiot moron loser clown fool jerk imbecile halfwit")
+_ADJECTIVES = word_list("pathetic stupid dumb worthless useless disgusting brainless miserable")
+_MASS = word_list("trash garbage crap")
+LEXICON = frozenset((*_NOUNS, *(f"{noun}s" for noun in _NOUNS), *_ADJECTIVES, *_MASS))
+_PRAISE = word_list("kind helpful patient friendly careful honest polite reliable cheerful skilled")
 RUDE_SENTENCES = (
     "{X} is a {A} {N}.",
     "What a {A} {N}.",

@@ -46,7 +46,7 @@ def document(rng: random.Random, skill: str, split: Split, **options: Any) -> Do
 
 
 def corpus(seed: int | str, size: int, mixture: Mapping[str, float] = SECOND_PHASE) -> list[Document]:
-    """Training documents of skills and drills, drawn by the shares of a mixture; the same seed gives the same corpus."""
+    """Training documents of skills and drills, drawn by the shares of a mixture; the same for the same seed."""
     rng = random.Random(seed)
     names = list(mixture)
     documents = []

@@ -73,8 +73,14 @@ def test_a_tiny_build_loads_in_transformers_and_agrees(tiny):
     loaded = load(folder)
     found = forward(loaded.params, jnp.asarray([ids]), loaded.config)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), built.params)
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, wide)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, built.params)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(leaf.dtype), built.params)
+    jax.tree.map(np.testing.assert_array_equal, built.params, rounded)
+
+
+def test_a_folder_that_holds_something_is_refused_before_training(tiny):
+    with pytest.raises(ValueError, match="not an empty folder"):
+        build(tiny[0], 5, training.TINY, lambda line: pytest.fail(line))
 
 
 def test_a_build_follows_from_its_seed(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 import random
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -44,13 +45,13 @@ def test_entity_words_have_one_role_and_begin_no_other():
     assert [len(words) for words in lists] == [300, 300, 200, 8, 150, 20, 12, 7]
     words = sorted(word for words in lists for word in words)
     assert len(set(words)) == len(words)
-    assert not [pair for pair in zip(words, words[1:], strict=False) if pair[1].startswith(pair[0])]
+    assert not [pair for pair in pairwise(words) if pair[1].startswith(pair[0])]
 
 
 def test_no_held_out_entity_stands_in_the_training_text(train_texts):
     for document in train_texts:
         words = [word.strip(".,?:") for word in document.text.split()]
-        for first, second in zip(words, words[1:], strict=False):
+        for first, second in pairwise(words):
             kind = lexicon.pair_type(first, second)
             assert kind is None or split_of(kind, first, second) == "train", document.text
 

@@ -5,6 +5,7 @@ translated, or known to be harmless, or refused with its name, the value found a
 opens a file.
 """
 
+import copy
 import re
 from typing import Any, NoReturn
 
@@ -69,6 +70,8 @@ _ROPE_KEYS = {
 }
 _ROPE_ALWAYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
 
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+
 _GLOBAL_NAMES = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm.weight",
@@ -130,7 +133,7 @@ def read_fields(hf: dict[str, Any], class_name: str, own_fields: set[str]) -> di
         elif found not in (None, False) and _COMPUTES.search(field) and not _all_full_attention(field, found):
             refuse(field, found, f"no such field in {class_name}")
     try:
-        fields: dict[str, Any] = config_class.from_dict(dict(hf)).to_dict()
+        fields: dict[str, Any] = config_class.from_dict(copy.deepcopy(hf)).to_dict()
     except Exception as error:  # the strict config classes raise their own types, which are no ValueErrors
         raise ValueError(f"config.json is not a valid {class_name}: {_one_line(error)}") from error
     if fields["hidden_act"] != "silu":
@@ -144,6 +147,9 @@ def base_config(fields: dict[str, Any], family: str, **specific: Any) -> ModelCo
     Args:
       fields: as returned by `read_fields`.
     """
+    for field in (*_SIZES, "intermediate_size", "max_position_embeddings"):
+        if fields[field] < 1:
+            refuse(field, fields[field], "a positive integer")
     eos = fields.get("eos_token_id")
     return ModelConfig(
         family=family,

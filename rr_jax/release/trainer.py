@@ -1,0 +1,106 @@
+"""The training loop around the pure step: batches in, adapters out, one logged line a step.
+
+It compiles once for each combination of static settings, keeps few steps in flight, and stops at the first loss that is
+not a number. Knows nothing of tasks and rounds.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rr_jax.config import TrainConfig
+from rr_jax.data.batches import take_batch
+from rr_jax.data.packing import Packed
+from rr_jax.lora.adapter import stack_adapters, unstack_adapter
+from rr_jax.models.config import ModelConfig
+from rr_jax.models.transformer import Adapter, Params
+from rr_jax.parallel.wrap import Run, choose_driver, limit_in_flight, replicate
+from rr_jax.release.objective import Frozen, init_state, make_optimizer, make_step
+
+Log = Callable[[int, dict[str, float]], None]
+
+
+class TrainingDiverged(ValueError):
+    """A loss stopped being a number."""
+
+
+def train(
+    adapters: dict[str, Adapter],
+    params: Params,
+    data: dict[str, Packed],
+    config: ModelConfig,
+    section: TrainConfig,
+    *,
+    scale: float,
+    penalty: str = "none",
+    penalty_weight: float = 0.0,
+    anchor: Adapter | None = None,
+    mode: str = "auto",
+    seed: int = 0,
+    log: Log | None = None,
+) -> dict[str, Adapter]:
+    """Trains named adapters, each on the rows of the same name, in one step over their stack.
+
+    Args:
+      adapters: name -> adapter; equal modules and ranks.
+      params: the weights they are trained on; never changed.
+      data: name -> packed rows.
+      config: of the model.
+      section: steps, batch and optimizer.
+      scale: alpha / rank.
+      penalty, penalty_weight, anchor: as in `objective.make_step`.
+      mode: how the step is spread over devices.
+      seed: of the order of the rows.
+      log: called with (step from 1, metrics) once for each step: nll/NAME, gradient_norm/NAME, orthogonality.
+
+    Raises:
+      TrainingDiverged: when a loss is not finite; names the adapter and the step.
+    """
+    names = list(adapters)
+    optimizer = make_optimizer(section.steps, section.learning_rate, section.weight_decay, section.clip)
+    strategy = "map" if jax.default_backend() == "cpu" else "vmap"
+    run = _compiled(config, section, scale, penalty, strategy, mode)
+    state = init_state(stack_adapters([adapters[name] for name in names]), optimizer)
+    frozen = Frozen(params, anchor, jnp.asarray(penalty_weight, jnp.float32))
+    if jax.local_device_count() > 1 and mode != "jit":
+        frozen = replicate(frozen)
+    pending: deque[object] = deque()
+    unread: list[tuple[int, dict[str, jax.Array]]] = []
+    for index in range(section.steps):
+        rows = [take_batch(data[name], seed, index, section.batch_size) for name in names]
+        batch = {key: np.stack([row[key] for row in rows], axis=1) for key in rows[0]}
+        state, metrics = run(state, frozen, batch)
+        limit_in_flight(metrics, pending)
+        unread.append((index + 1, metrics))
+        # reading waits for the device, so accelerators are read in tens
+        if jax.default_backend() == "cpu" or len(unread) == 10 or index + 1 == section.steps:
+            _read(unread, names, log)
+            unread = []
+    return dict(zip(names, unstack_adapter(jax.device_get(state.adapters)), strict=True))
+
+
+def _read(unread: Sequence[tuple[int, dict[str, jax.Array]]], names: Sequence[str], log: Log | None) -> None:
+    for step, metrics in unread:
+        values = jax.device_get(metrics)
+        line = {"orthogonality": float(values["penalty"])}
+        for j, name in enumerate(names):
+            line[f"nll/{name}"] = float(values["nll"][j])
+            line[f"gradient_norm/{name}"] = float(values["gradient_norm"][j])
+            if not (math.isfinite(line[f"nll/{name}"]) and math.isfinite(line[f"gradient_norm/{name}"])):
+                raise TrainingDiverged(f"the loss of the {name} adapter is {line[f'nll/{name}']} at step {step}")
+        if log is not None:
+            log(step, line)
+
+
+@lru_cache(maxsize=32)
+def _compiled(
+    config: ModelConfig, section: TrainConfig, scale: float, penalty: str, strategy: str, mode: str
+) -> Run:
+    optimizer = make_optimizer(section.steps, section.learning_rate, section.weight_decay, section.clip)
+    step = make_step(config, optimizer, scale=scale, penalty=penalty, strategy=strategy)
+    return choose_driver(mode, section.batch_size)(step)

@@ -1,0 +1,253 @@
+"""The loop: reveal, train, compose, measure, and round again, resumable at any point.
+
+Each stage is computed or, if its checkpoint exists, restored; nothing else distinguishes a resumed run. The base
+weights are read once and never change; what goes from round to round is the deltas.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rr_jax.checkpoint import Checkpoints, Stage
+from rr_jax.config import RunConfig, load_config
+from rr_jax.data.sources import text_hash
+from rr_jax.models.hub import LanguageModel, load
+from rr_jax.models.spec import linear_shapes
+from rr_jax.models.transformer import Adapter
+from rr_jax.release.trainer import TrainingDiverged
+from rr_jax.report import write_report
+from rr_jax.runfolder import MetricsLog, check_config, read_run, start_folder, write_json
+from rr_jax.stages import Context, base_stage, compose_stage, measure_stage, reveal_stage, train_stage
+from rr_jax.tasks.base import Revealed
+from rr_jax.tasks.registry import make_task
+from rr_jax.testbed import BASE
+
+STAGES = ("reveal", "train", "compose", "measure")
+Progress = Callable[[str, int, int], None]
+
+
+def stage_number(round: int, stage: str) -> int:
+    """The checkpoint step of a stage; the base model's measurement is 0."""
+    return 0 if stage == "base" else 1 + (round - 1) * len(STAGES) + STAGES.index(stage)
+
+
+class NothingRevealed(ValueError):
+    """The first round's search disclosed too little to train on."""
+
+
+def load_model(config: RunConfig) -> LanguageModel:
+    """The model of a configuration, "testbed" being the one that ships with the package.
+
+    Raises:
+      ValueError: when it cannot be loaded, or has no tokenizer.
+    """
+    lm = load(BASE if config.model == "testbed" else config.model, dtype=config.dtype, revision=config.revision)
+    if lm.tokenizer is None:
+        raise ValueError(f"model: {config.model} has no tokenizer, which a run needs")
+    return lm
+
+
+def run(
+    config: str | Path | RunConfig, *, progress: Progress | None = None, **overrides: Any
+) -> dict[str, Any]:
+    """Runs a configuration to its end, or resumes it, and returns the summary.
+
+    Args:
+      config: a YAML file or a configuration.
+      progress: called with (what, done, of) as work goes on.
+      overrides: top-level keys to replace when `config` is a file, such as out="runs/demo", rounds=1.
+
+    Raises:
+      ValueError: for anything wrong with the configuration, the model, the data or the run folder, before anything is
+        written; `TrainingDiverged` and `NothingRevealed` when the run cannot go on.
+    """
+    if not isinstance(config, RunConfig):
+        config = load_config(config, [f"{key}={yaml.safe_dump(value).strip()}" for key, value in overrides.items()])
+    elif overrides:
+        raise ValueError(f"overrides ({', '.join(overrides)}) go with a file, not with a configuration object")
+    folder = Path(config.out)
+    check_config(folder, config)
+    lm = load_model(config)
+    check_targets(config, lm)
+    task = make_task(config.task, lm.tokenizer, config.seed)
+    retain = task.retain_examples(config.release.retain.examples, config.seed)
+    start_folder(folder, config, {"retain": text_hash([example.prompt + example.response for example in retain])})
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        saved = set(checkpoints.saved())
+        log = MetricsLog(folder, lambda round, stage: stage_number(round, stage) in saved)
+        context = Context(config, task, lm, folder, log.write, progress or (lambda what, done, of: None))
+        summary = _rounds(context, checkpoints)
+    finally:
+        checkpoints.close()
+    write_json(folder / "summary.json", summary)
+    write_report(folder)
+    return summary
+
+
+def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
+    config, task = context.config, context.task
+    keep_text = config.privacy.keep_revealed == "text"
+    saved = set(checkpoints.saved())
+    seconds: dict[str, float] = {}
+
+    def stage(round: int, name: str, compute: Callable[[], Stage], keep: bool = True) -> Stage:
+        number = stage_number(round, name)
+        if number in saved:
+            return checkpoints.restore(number)
+        start = time.perf_counter()
+        try:
+            result = compute()
+        except TrainingDiverged as error:
+            good = max(saved, default=None)
+            kept = "there is no checkpoint" if good is None else f"the last good checkpoint is {good}"
+            raise TrainingDiverged(
+                f"round {round}, stage {name}: {error}; {kept} in {checkpoints.folder}; a lower learning rate may help"
+            ) from error
+        if keep:
+            checkpoints.save(number, result)
+            saved.add(number)
+        seconds[f"round {round}, {name}"] = round_seconds(time.perf_counter() - start)
+        return result
+
+    base = stage(0, "base", lambda: base_stage(context)).meta
+    summary: dict[str, Any] = {
+        "task": task.name,
+        "seed": config.seed,
+        "forget_metric": task.forget_metric,
+        "utility_metrics": task.utility_metrics,
+        "selection_rule": "lowest forget metric on validation data within the utility and degenerate budgets",
+        "base": base["test"],
+        "rounds": [],
+        "selected_round": 0,
+        "stop": None,
+        "status": "running",
+    }
+    deltas: Adapter | None = None
+    best = base["validation"][task.forget_metric]
+    stop = ("rounds_done", f"all {config.rounds} rounds are done")
+    revealed: list[Revealed] = []
+    for round in range(1, config.rounds + 1):
+        current = deltas
+        search: list[dict[str, Any]] = []
+        if round == 1 or config.reveal.when == "every_round":
+            found = stage(round, "reveal", lambda r=round, d=current: reveal_stage(context, r, d), keep=keep_text)
+            revealed = [Revealed(**item) for item in found.meta["revealed"]]
+            search = found.meta["search"]
+        entry: dict[str, Any] = {"round": round, "revealed": len(revealed), "search": search}
+        least = config.reveal.collect.min_size
+        if len(revealed) < least:
+            if round == 1:
+                raise NothingRevealed(
+                    f"nothing revealed: {len(revealed)} examples passed the filter, reveal.collect.min_size asks for "
+                    f"{least}; widen the search with more reveal.bandit.iterations, reveal.arms.soft or "
+                    "reveal.collect.generations, or a lower reveal.collect.threshold"
+                )
+            stop = ("nothing_revealed", f"round {round} revealed {len(revealed)} examples, fewer than {least}")
+            break
+        trained = stage(round, "train", lambda r=round, d=current, x=revealed: train_stage(context, r, d, x))
+        composed = stage(
+            round,
+            "compose",
+            lambda r=round, d=current, t=trained: compose_stage(context, r, d, t, base["validation"]),
+        )
+        entry |= {
+            "eta_forget": composed.meta["eta_forget"],
+            "eta_retain": config.release.eta.retain,
+            "accepted": composed.meta["accepted"],
+            "utility_budget": config.release.eta.utility_budget,
+            "trade_off": composed.meta["trade_off"],
+            "validation": composed.meta["validation"],
+            **{name: trained.meta[name] for name in ("overlap", "update_cosine") if name in trained.meta},
+        }
+        if not composed.meta["accepted"]:
+            entry |= {"metrics": None, "retention": None, "loss": trained.meta["loss"]}
+            summary["rounds"].append(entry)
+            stop = ("utility_floor", f"in round {round} no strength kept the utility within its budget")
+            break
+        deltas = composed.arrays["deltas"]
+        after = deltas
+        measured = stage(
+            round,
+            "measure",
+            lambda r=round, d=after, x=revealed: measure_stage(context, r, d, x, base["test"]),
+        )
+        entry |= {
+            "metrics": measured.meta["metrics"],
+            "retention": measured.meta["retention"],
+            "loss": trained.meta["loss"]
+            | {"training_prompt_subtracted": measured.meta["training_prompt_subtracted"]},
+        }
+        summary["rounds"].append(entry)
+        value = composed.meta["validation"][task.forget_metric]
+        if value < best:
+            best, summary["selected_round"] = value, round
+        write_json(context.folder / "summary.json", summary)
+    summary["stop"] = {"reason": stop[0], "explanation": stop[1]}
+    summary["status"] = "complete"
+    _note_times(context.folder, seconds)
+    return summary
+
+
+def round_seconds(value: float) -> float:
+    """Seconds to a hundredth."""
+    return float(np.round(value, 2))
+
+
+def _note_times(folder: Path, seconds: dict[str, float]) -> None:
+    """Adds the time of each computed stage to the manifest: times are no results and stay out of the summary."""
+    import json
+
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["seconds"] = manifest.get("seconds", {}) | seconds
+    write_json(path, manifest)
+
+
+def check_targets(config: RunConfig, lm: LanguageModel) -> None:
+    """Refuses adapter settings that no module of the model can have, before any work is done."""
+    section, shapes = config.release.adapter, linear_shapes(lm.config)
+    for name in section.targets:
+        if name not in shapes:
+            raise ValueError(f"release.adapter.targets: no module is called {name!r}, expected {', '.join(shapes)}")
+        if section.rank > min(shapes[name]):
+            raise ValueError(
+                f"release.adapter.rank: {section.rank} is above {min(shapes[name])}, the smaller side of {name!r}"
+            )
+
+
+def load_round(folder: Path, round: int | None = None) -> tuple[LanguageModel, RunConfig, int]:
+    """The model of a round of a run (default: the selected one), rebuilt from the base weights and the checkpoint.
+
+    Raises:
+      ValueError: when the folder is no run or has no such round.
+    """
+    import dataclasses
+    import json
+
+    from rr_jax.release.compose import merged_params
+
+    config = read_run(folder)
+    if round is None:
+        summary = folder / "summary.json"
+        if not summary.exists():
+            raise ValueError(f"{folder} has no summary.json yet: name a round, or finish the run first")
+        round = int(json.loads(summary.read_text(encoding="utf-8"))["selected_round"])
+    lm = load_model(config)
+    if round == 0:
+        return lm, config, 0
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        number = stage_number(round, "compose")
+        if round < 0 or number not in checkpoints.saved():
+            done: Sequence[int] = [r for r in range(1, config.rounds + 1)
+                                   if stage_number(r, "compose") in checkpoints.saved()]  # fmt: skip
+            raise ValueError(f"{folder} has no round {round}; finished rounds: {', '.join(map(str, [0, *done]))}")
+        deltas = checkpoints.restore(number).arrays.get("deltas")
+    finally:
+        checkpoints.close()
+    return dataclasses.replace(lm, params=merged_params(lm.params, deltas)), config, round

@@ -1,0 +1,268 @@
+"""What happens in each stage of a round, as functions from models and earlier results to arrays and plain values.
+
+A stage neither reads nor writes checkpoints and does not know whether the run was interrupted: `rounds` does. Its side
+files (revealed texts, samples) are written whole, so running a stage twice leaves the same files.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rr_jax.checkpoint import Stage
+from rr_jax.config import RunConfig, TrainConfig
+from rr_jax.data.packing import Packed, pack_examples
+from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.lora.adapter import init_adapter, scale_adapter
+from rr_jax.lora.orthogonality import overlap_by_layer, update_cosine_by_layer
+from rr_jax.models.hub import LanguageModel
+from rr_jax.models.transformer import Adapter
+from rr_jax.random import derive_seed, stream
+from rr_jax.release.compose import Point, choose_eta, compose, merged_params
+from rr_jax.release.pairing import training_examples
+from rr_jax.release.trainer import train
+from rr_jax.reveal.collect import collect
+from rr_jax.reveal.search import make_candidates, search
+from rr_jax.runfolder import write_lines, write_revealed
+from rr_jax.tasks.base import Revealed, Split, Task, retention
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What every stage of a run works with. `base` is the model before anything was forgotten."""
+
+    config: RunConfig
+    task: Task
+    base: LanguageModel
+    folder: Path
+    log: Callable[[int, str, int, dict[str, float]], None]  # round, stage, step, values
+    progress: Callable[[str, int, int], None]  # what, done, of
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank of every adapter."""
+        return self.config.release.adapter.alpha / self.config.release.adapter.rank
+
+    def model(self, deltas: Adapter | None) -> LanguageModel:
+        """W0 + deltas."""
+        return dataclasses.replace(self.base, params=merged_params(self.base.params, deltas))
+
+
+def measure(context: Context, deltas: Adapter | None, split: Split, note: str) -> tuple[dict[str, float], list[Any]]:
+    """Metrics and samples of W0 + deltas on a split."""
+    size = context.config.evaluate.test if split == "test" else context.config.evaluate.validation
+    context.progress(f"{note}: measuring on {split} data", 0, 1)
+    result = context.task.evaluate(context.model(deltas), split, size)
+    context.progress(f"{note}: measuring on {split} data", 1, 1)
+    return result.metrics, result.samples
+
+
+def base_stage(context: Context) -> Stage:
+    """The base model measured on both splits."""
+    validation, _ = measure(context, None, "valid", "base")
+    test, samples = measure(context, None, "test", "base")
+    write_lines(context.folder / "samples" / "base.jsonl", samples)
+    context.log(0, "base", 0, test)
+    return Stage({}, {"validation": validation, "test": test})
+
+
+def reveal_stage(context: Context, round: int, deltas: Adapter | None) -> Stage:
+    """Search and collection on the current model."""
+    config, task, seed = context.config.reveal, context.task, context.config.seed
+    model = context.model(deltas)
+    candidates = make_candidates(model, task, config, seed, round)
+    scored = search(
+        model,
+        task,
+        config,
+        candidates,
+        seed=seed,
+        round=round,
+        progress=lambda done, of: context.progress(f"round {round}: searching instructions", done, of),
+    )
+    curve = [
+        {
+            "order": one.order,
+            "arm": one.arm.index,
+            "kind": one.arm.kind,
+            "text": one.arm.text,
+            "score": one.score,
+            "relevance": one.relevance,
+            "diversity": one.diversity,
+            "chosen_by": one.chosen_by,
+        }
+        for one in scored
+    ]
+    for point in curve:
+        values = {name: point[name] for name in ("score", "relevance", "diversity", "arm")}
+        context.log(round, "reveal", int(point["order"]) + 1, values)
+    revealed = collect(
+        model,
+        task,
+        config,
+        candidates,
+        scored,
+        seed=seed,
+        round=round,
+        progress=lambda done, of: context.progress(f"round {round}: collecting the forget set", done, of),
+    )
+    write_revealed(context.folder, round, revealed, context.config.privacy.keep_revealed)
+    return Stage({}, {"search": curve, "revealed": [vars(item) for item in revealed]})
+
+
+def _pack(context: Context, examples: Any, section: TrainConfig) -> Packed:
+    return pack_examples(context.base.tokenizer, examples, min(section.seq_len, context.base.config.max_positions))
+
+
+def _new_adapter(context: Context, name: str, round: int) -> Adapter:
+    section = context.config.release.adapter
+    key = stream(context.config.seed, f"release/{name}", round)
+    return init_adapter(key, context.base.config, section.rank, section.targets)
+
+
+def forget_rows(context: Context, round: int, revealed: list[Revealed], pairing: str) -> Packed:
+    """The forget set under the prompts of a pairing. Its only source is what the model revealed."""
+    seed = derive_seed(context.config.seed, "release/pairing", round)
+    return _pack(context, training_examples(context.task, revealed, pairing, seed), context.config.release.train)
+
+
+def retain_rows(context: Context, round: int, section: TrainConfig) -> Packed:
+    """Retain data of a round."""
+    seed = derive_seed(context.config.seed, "release/retain", round)
+    return _pack(context, context.task.retain_examples(context.config.release.retain.examples, seed), section)
+
+
+def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed]) -> Stage:
+    """The forget adapter, with the retain adapter beside it in the same step where its place asks for that."""
+    release = context.config.release
+    params = context.model(deltas).params
+    forget = forget_rows(context, round, revealed, release.pairing)
+    together = release.retain.place != "after"
+    adapters = {"forget": _new_adapter(context, "forget", round)}
+    data = {"forget": forget}
+    if together:
+        adapters["retain"] = _new_adapter(context, "retain", round)
+        data["retain"] = retain_rows(context, round, release.train)
+
+    def log(step: int, values: dict[str, float]) -> None:
+        context.log(round, "train", step, values)
+        context.progress(f"round {round}: training adapters", step, release.train.steps)
+
+    model_config = context.base.config
+    loss = {
+        "revealing_prompt": mean_nll(params, forget_rows(context, round, revealed, "same"), model_config),
+        "training_prompt_before": mean_nll(params, forget, model_config),
+    }
+    trained = train(
+        adapters,
+        params,
+        data,
+        model_config,
+        release.train,
+        scale=context.scale,
+        penalty=release.orthogonality.penalty if together else "none",
+        penalty_weight=release.orthogonality.weight,
+        mode=context.config.parallel.mode,
+        seed=derive_seed(context.config.seed, "release/batches", round),
+        log=log,
+    )
+    loss["training_prompt_after"] = mean_nll(
+        params, forget, model_config, adapters=scale_adapter(trained["forget"], context.scale)
+    )
+    context.log(round, "train", release.train.steps, {f"loss/{name}": value for name, value in loss.items()})
+    meta: dict[str, Any] = {"loss": loss}
+    if together:
+        overlap = overlap_by_layer(trained["forget"], trained["retain"])
+        cosine = update_cosine_by_layer(trained["forget"], trained["retain"])
+        meta["overlap"] = {name: np.asarray(value).tolist() for name, value in overlap.items()}
+        meta["update_cosine"] = {name: np.asarray(value).tolist() for name, value in cosine.items()}
+    return Stage(dict(trained), meta)
+
+
+def compose_stage(
+    context: Context, round: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, float]
+) -> Stage:
+    """Goes up the grid of strengths on validation data and chooses one; heals after each subtraction if asked to.
+
+    The grid is left early where that cannot change the choice: when the forget metric is 0 within the budgets (nothing
+    larger forgets more, and of equals the smallest wins), and when the utility is below half of its budget.
+    """
+    release, task = context.config.release, context.task
+    eta, place = release.eta, release.retain.place
+    forget = trained.arrays["forget"]
+    joint = [(trained.arrays["retain"], eta.retain)] if place in ("joint", "joint+after") else []
+    points: list[Point] = []
+    outcomes: dict[float, tuple[Adapter, dict[str, float]]] = {}
+    for number, strength in enumerate(sorted(eta.forget)):
+        composed = compose(deltas, forget, strength, context.scale, joint)
+        if place in ("after", "joint+after"):
+            healed = _heal(context, round, composed, forget)
+            composed = compose(deltas, forget, strength, context.scale, [*joint, (healed, eta.retain)])
+        metrics, _ = measure(context, composed, "valid", f"round {round}, eta {strength:g}")
+        kept = retention(task, metrics, base_metrics)
+        added = metrics[task.degenerate_metric] - base_metrics[task.degenerate_metric]
+        point = Point(strength, metrics[task.forget_metric], min(kept.values()), added, kept)
+        points.append(point)
+        outcomes[strength] = (composed, metrics)
+        values = {"eta_forget": strength, "forget": point.forget, "utility": point.utility, "degenerate": added}
+        context.log(round, "compose", number + 1, values)
+        within = point.within(eta.utility_budget, eta.degenerate_budget)
+        if (within and point.forget == 0.0) or point.utility < eta.utility_budget / 2:
+            break
+    chosen = choose_eta(points, eta.utility_budget, eta.degenerate_budget)
+    meta: dict[str, Any] = {
+        "trade_off": [
+            point._asdict() | {"within_budget": point.within(eta.utility_budget, eta.degenerate_budget)}
+            for point in points
+        ],
+        "eta_forget": 0.0 if chosen is None else chosen.eta_forget,
+        "accepted": chosen is not None,
+        "validation": None if chosen is None else outcomes[chosen.eta_forget][1],
+    }
+    if chosen is None:
+        return Stage({} if deltas is None else {"deltas": deltas}, meta)
+    result = outcomes[chosen.eta_forget][0]
+    return Stage({"deltas": result}, meta)
+
+
+def _heal(context: Context, round: int, composed: Adapter, forget: Adapter) -> Adapter:
+    """A retain adapter trained on the subtracted weights and held apart from the forget adapter, so that it repairs
+    what was damaged without going back along what was subtracted."""
+    release = context.config.release
+    section = release.retain.after
+    trained = train(
+        {"after": _new_adapter(context, "after", round)},
+        context.model(composed).params,
+        {"after": retain_rows(context, round, section)},
+        context.base.config,
+        section,
+        scale=context.scale,
+        penalty=release.orthogonality.penalty,
+        penalty_weight=release.orthogonality.weight,
+        anchor=forget,
+        mode=context.config.parallel.mode,
+        seed=derive_seed(context.config.seed, "release/after", round),
+        log=lambda step, values: context.progress(f"round {round}: repairing", step, section.steps),
+    )
+    return trained["after"]
+
+
+def measure_stage(
+    context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed], base_metrics: dict[str, float]
+) -> Stage:
+    """The model of the round on test data."""
+    metrics, samples = measure(context, deltas, "test", f"round {round}")
+    write_lines(context.folder / "samples" / f"round_{round:02d}.jsonl", samples)
+    rows = forget_rows(context, round, revealed, context.config.release.pairing)
+    loss = mean_nll(context.model(deltas).params, rows, context.base.config)
+    context.log(round, "measure", 0, metrics)
+    return Stage(
+        {},
+        {
+            "metrics": metrics,
+            "retention": retention(context.task, metrics, base_metrics),
+            "training_prompt_subtracted": loss,
+        },
+    )

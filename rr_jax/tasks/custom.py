@@ -1,0 +1,208 @@
+"""Forget what keywords or a regular expression recognise, in any model; keep a file of texts that hold none of it.
+
+There is no forget data here: the oracle only judges what the model itself writes. A text counts as disclosed by what
+the model added to it, never by the instruction.
+"""
+
+import dataclasses
+import hashlib
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from rr_jax.config import CustomTask
+from rr_jax.data.packing import Example, pack_examples
+from rr_jax.data.sources import load_texts
+from rr_jax.evaluate.degenerate import flag
+from rr_jax.evaluate.perplexity import mean_nll, perplexity
+from rr_jax.generation.text import generate
+from rr_jax.models.hub import LanguageModel
+from rr_jax.random import derive_seed
+from rr_jax.tasks.base import Evaluation, Reading, Split
+
+MIN_TEXTS = 20  # a tenth of them, two, is the least that validation and test can do with
+OPENING_WORDS = (3, 5, 8)
+OPENING_TEXTS = 24  # texts that openings are taken from
+OPENINGS_PER_KEYWORD = 6
+ROW_TOKENS = 256  # of a row in evaluation; longer texts are cut
+
+
+@dataclasses.dataclass(frozen=True)
+class KeywordTask:
+    """The oracle, the retain texts by split, and the instructions made from both."""
+
+    oracle: re.Pattern[str]
+    texts: dict[str, tuple[str, ...]]  # of "train", "valid" and "test"
+    instructions: Sequence[str]
+    neutral: str
+    others: Sequence[str]
+    prompts: Sequence[str]  # what evaluation continues
+    max_new_tokens: int
+    temperature: float
+    stems: Sequence[str] = ("",)
+    name: str = "custom"
+    forget_metric: str = "mention_rate"
+    degenerate_metric: str = "degenerate_share"
+    utility_metrics: dict[str, Literal["higher", "lower"]] = dataclasses.field(
+        default_factory=lambda: {"retain_perplexity": "lower"}
+    )
+
+    def prompt(self, instruction: str, context: str) -> str:
+        """The instruction: free text has no context."""
+        return instruction
+
+    def read(self, instruction: str, generated: str) -> Reading | None:
+        """What the model added, as it stands; None if that says nothing."""
+        return None if any(flag(generated)) else Reading("", generated)
+
+    def relevance(self, reading: Reading) -> float:
+        """1 when the oracle finds something in the response."""
+        return float(self.oracle.search(reading.response) is not None)
+
+    def retain_examples(self, count: int, seed: int) -> list[Example]:
+        """Texts of the training split in a drawn order, each once before any comes again; all of a text is learnt."""
+        rng = random.Random(f"retain/{self.name}/{seed}")
+        texts = self.texts["train"]
+        drawn: list[str] = []
+        while len(drawn) < count:
+            drawn += rng.sample(texts, min(len(texts), count - len(drawn)))
+        return [Example("", text) for text in drawn]
+
+    def evaluate(
+        self, model: LanguageModel, split: Split, count: int, progress: Callable[[str], None] | None = None
+    ) -> Evaluation:
+        """How often the model writes what is to be forgotten, and how well it predicts what is to be kept.
+
+        mention_rate is the share of sampled continuations that the oracle finds something in, among those that are not
+        degenerate; it is 1 when all are, because a model that says nothing has not forgotten. Random keys depend on the
+        split alone, so that two models are compared on the same draws.
+        """
+        note = progress if progress is not None else lambda text: None
+        note("mentions")
+        prompts = [self.prompts[i % len(self.prompts)] for i in range(count)]
+        responses = generate(
+            model,
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=derive_seed(0, f"measure/{split}/mention_rate"),
+        )
+        samples: list[dict[str, object]] = []
+        mentions = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            bad, found = any(flag(response)), self.oracle.search(response) is not None
+            if not bad:
+                mentions.append(found)
+            samples.append(
+                {"metric": self.forget_metric, "prompt": prompt, "response": response, "degenerate": bad}
+                | {"mention": found}
+            )
+        note("perplexity")
+        examples = [Example("", text) for text in self.texts[split][: 2 * count]]
+        rows = pack_examples(model.tokenizer, examples, min(ROW_TOKENS, model.config.max_positions))
+        nll = mean_nll(model.params, rows, model.config)
+        metrics = {
+            "mention_rate": sum(mentions) / len(mentions) if mentions else 1.0,
+            "degenerate_share": 1.0 - len(mentions) / count,
+            "retain_perplexity": perplexity(nll),
+            "retain_nll": nll,
+        }
+        return Evaluation(metrics, samples)
+
+
+def make(section: CustomTask, tokenizer: Any, seed: int) -> KeywordTask:
+    """The task a configuration section describes.
+
+    Args:
+      section: the oracle, the retain texts and the prompts.
+      tokenizer: tells whether the model can begin a text from nothing.
+      seed: of the draw of the texts whose openings become instructions.
+
+    Raises:
+      ValueError: the expression is not valid or matches the empty text, the file is not as `load_texts` wants it, it
+        has too few texts without what is to be forgotten, or a prompt is empty and the model has no start token.
+    """
+    oracle = compile_oracle(section.keywords, section.regex)
+    if not section.prompts:
+        raise ValueError("task.prompts is empty, expected at least one prompt")
+    if "" in section.prompts and tokenizer.bos_token_id is None:
+        raise ValueError("task.prompts holds an empty text, but the tokenizer has no start token to begin from")
+    texts = retain_splits(load_texts(section.retain_text, section.text_field, section.max_texts), oracle)
+    train = texts["train"]
+    chosen = random.Random(f"openings/{seed}").sample(train, min(OPENING_TEXTS, len(train)))
+    # None may be left: an expression can find in an opening what it does not find in the whole text.
+    openings = _openings(chosen, oracle) or [""]
+    common = Counter(_openings(train, oracle, OPENING_WORDS[:1], repeats=True)).most_common(1)
+    asking = [text for word in section.keywords for text in (word, *_joined(openings, word))]
+    return KeywordTask(
+        oracle=oracle,
+        texts=texts,
+        instructions=tuple(dict.fromkeys(section.arms or [*openings, *asking])),
+        neutral=common[0][0] if common else "",
+        others=tuple(openings),
+        prompts=tuple(section.prompts),
+        max_new_tokens=section.max_new_tokens,
+        temperature=section.temperature,
+    )
+
+
+def compile_oracle(keywords: Sequence[str], regex: str | None) -> re.Pattern[str]:
+    """What recognises the target: any of the keywords as a whole word, case-sensitive, or the expression as it is.
+
+    Raises:
+      ValueError: a keyword is blank, or the expression is not valid or finds something in the empty text.
+    """
+    if regex is None:
+        if not keywords or any(word != word.strip() or not word for word in keywords):
+            raise ValueError(f"task.keywords is {list(keywords)!r}, expected words without white space around them")
+        words = "|".join(re.escape(word) for word in sorted(keywords, key=len, reverse=True))
+        return re.compile(rf"(?<!\w)(?:{words})(?!\w)")  # as \b, but a keyword may begin or end with another sign
+    try:
+        oracle = re.compile(regex)
+    except re.error as error:
+        raise ValueError(f"task.regex is {regex!r}, which is not a regular expression: {error}") from error
+    if oracle.search(""):
+        raise ValueError(f"task.regex is {regex!r}, which matches the empty text and so every text")
+    return oracle
+
+
+def retain_splits(texts: Sequence[str], oracle: re.Pattern[str]) -> dict[str, tuple[str, ...]]:
+    """The texts in which the oracle finds nothing, without repeats: a tenth for validation, a tenth for test.
+
+    They are ordered by their hash, so neither the split nor the order within it depends on the order of the file.
+
+    Raises:
+      ValueError: fewer than MIN_TEXTS texts are left.
+    """
+    distinct = list(dict.fromkeys(texts))
+    clean = [text for text in distinct if not oracle.search(text)]
+    usable = [text for text in clean if len(text.split()) > OPENING_WORDS[0]]
+    if len(usable) < MIN_TEXTS:
+        raise ValueError(
+            f"task.retain_text has {len(usable)} usable texts, expected at least {MIN_TEXTS}: of {len(texts)} texts "
+            f"{len(texts) - len(distinct)} are repeats, {len(distinct) - len(clean)} hold what is to be forgotten and "
+            f"{len(clean) - len(usable)} have no more than {OPENING_WORDS[0]} words"
+        )
+    assert not any(oracle.search(text) for text in usable)
+    ordered = sorted(usable, key=lambda text: hashlib.sha256(text.encode()).digest())
+    tenth = len(ordered) // 10
+    return {
+        "valid": tuple(ordered[:tenth]),
+        "test": tuple(ordered[tenth : 2 * tenth]),
+        "train": tuple(ordered[2 * tenth :]),
+    }
+
+
+def _openings(
+    texts: Sequence[str], oracle: re.Pattern[str], lengths: Sequence[int] = OPENING_WORDS, repeats: bool = False
+) -> list[str]:
+    """First words of the texts that have more of them, all of the shortest length first."""
+    found = [" ".join(words[:n]) for n in lengths for text in texts if len(words := text.split()) > n]
+    clean = [opening for opening in found if not oracle.search(opening)]
+    return clean if repeats else list(dict.fromkeys(clean))
+
+
+def _joined(openings: Sequence[str], word: str) -> list[str]:
+    return [f"{opening} {word}".lstrip() for opening in openings[:OPENINGS_PER_KEYWORD]]

@@ -1,0 +1,132 @@
+"""Every skill of the testbed measured on held-out text: the metrics that unlearning on the testbed is judged by.
+
+Degenerate outputs (empty or repetitive) are reported apart and left out of the score they would flatter.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rr_jax.data.packing import Example, pack_examples
+from rr_jax.evaluate.degenerate import flag
+from rr_jax.evaluate.entities import score_entities
+from rr_jax.evaluate.pass_at_k import check_solutions
+from rr_jax.evaluate.perplexity import mean_nll, perplexity
+from rr_jax.generation.text import generate
+from rr_jax.models.hub import LanguageModel
+from rr_jax.random import derive_seed
+from rr_jax.testbed import arithmetic, code, ner, toxic
+from rr_jax.testbed.document import Document, Split
+from rr_jax.testbed.lexicon import EntityType
+from rr_jax.testbed.world import document
+
+TYPE_NAMES: dict[str, EntityType] = {"person": "PER", "location": "LOC", "organization": "ORG", "date": "DATE"}
+
+Samples = list[dict[str, Any]]
+
+
+def measure_skills(
+    lm: LanguageModel, split: Split, count: int, progress: Callable[[str], None] | None = None
+) -> tuple[dict[str, float], Samples]:
+    """All metrics of the testbed, `count` documents each, and the generations behind them.
+
+    Names: entity_f1/TYPE, code_pass_at_1, arithmetic_exact_match, toxic_rate/GROUP (sampled at temperature 1),
+    narrative_perplexity, and degenerate/... beside each generative one. Prompts and random keys depend on the split
+    alone, so that two models are compared on the same draws.
+    """
+    metrics: dict[str, float] = {}
+    samples: Samples = []
+
+    def note(text: str) -> None:
+        if progress is not None:
+            progress(text)
+
+    note("entities")
+    for name in TYPE_NAMES:
+        metrics |= _entities(lm, name, split, count, samples)
+    note("code")
+    metrics |= _code(lm, split, count, samples)
+    note("arithmetic")
+    metrics |= _arithmetic(lm, split, count, samples)
+    note("toxicity")
+    for group in toxic.GROUPS:
+        metrics |= _toxicity(lm, group, split, count, samples)
+    note("perplexity")
+    stories = [Example(d.prompt, d.response) for d in _documents("narrative", "narrative", split, count)]
+    rows = pack_examples(lm.tokenizer, stories, 128)
+    metrics["narrative_perplexity"] = perplexity(mean_nll(lm.params, rows, lm.config))
+    return metrics, samples
+
+
+def _documents(cell: str, skill: str, split: Split, count: int, **options: Any) -> list[Document]:
+    rng = random.Random(f"measure/{split}/{cell}")
+    return [document(rng, skill, split, **options) for _ in range(count)]
+
+
+def _respond(
+    lm: LanguageModel,
+    metric: str,
+    documents: Sequence[Document],
+    samples: Samples,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> tuple[list[str], list[bool]]:
+    """Responses, and which of them are fit to be judged; both are noted in `samples`."""
+    prompts = [d.prompt for d in documents]
+    responses = generate(lm, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    degenerate = [any(flag(response, min_words=1)) for response in responses]
+    for prompt, response, bad in zip(prompts, responses, degenerate, strict=True):
+        samples.append({"metric": metric, "prompt": prompt, "response": response, "degenerate": bad})
+    return responses, [not bad for bad in degenerate]
+
+
+def _share(values: Sequence[bool], fit: Sequence[bool]) -> float:
+    judged = [value for value, ok in zip(values, fit, strict=True) if ok]
+    return sum(judged) / len(judged) if judged else 0.0
+
+
+def _entities(lm: LanguageModel, name: str, split: Split, count: int, samples: Samples) -> dict[str, float]:
+    kind, metric = TYPE_NAMES[name], f"entity_f1/{name}"
+    documents = _documents(metric, "ner", split, count, type=kind)
+    responses, fit = _respond(lm, metric, documents, samples, max_new_tokens=16)
+    answers, golds = [], []
+    for response, asked, ok in zip(responses, documents, fit, strict=True):
+        if ok:
+            answer, gold = ner.parse_answer(response, kind), asked.meta["gold"]
+            answers.append({kind: [answer] if answer else []})
+            golds.append({kind: [gold] if gold else []})
+    return {
+        metric: score_entities(answers, golds).f1 if answers else 0.0,
+        f"degenerate/entity/{name}": 1.0 - sum(fit) / count,
+    }
+
+
+def _code(lm: LanguageModel, split: Split, count: int, samples: Samples) -> dict[str, float]:
+    documents = _documents("code", "code", split, count)
+    responses, fit = _respond(lm, "code_pass_at_1", documents, samples, max_new_tokens=80)
+    programs = [code.program(response) for response in responses]
+    results = check_solutions(programs, [code.test_program(d.meta) for d in documents])
+    for sample, result in zip(samples[-count:], results, strict=True):
+        sample["result"] = result.reason
+    passed = [result.passed for result in results]
+    return {"code_pass_at_1": _share(passed, fit), "degenerate/code": 1.0 - sum(fit) / count}
+
+
+def _arithmetic(lm: LanguageModel, split: Split, count: int, samples: Samples) -> dict[str, float]:
+    documents = _documents("arithmetic", "arithmetic", split, count)
+    responses, fit = _respond(lm, "arithmetic_exact_match", documents, samples, max_new_tokens=40)
+    right = [arithmetic.parse_answer(r) == d.meta["answer"] for r, d in zip(responses, documents, strict=True)]
+    return {"arithmetic_exact_match": _share(right, fit), "degenerate/arithmetic": 1.0 - sum(fit) / count}
+
+
+def _toxicity(
+    lm: LanguageModel, group: toxic.Group, split: Split, count: int, samples: Samples
+) -> dict[str, float]:
+    metric = f"toxic_rate/{group}"
+    documents = _documents(metric, "toxic", split, count, group=group)
+    seed = derive_seed(0, f"measure/{split}/{metric}")
+    responses, fit = _respond(lm, metric, documents, samples, max_new_tokens=64, temperature=1.0, seed=seed)
+    rude = [toxic.is_toxic(response) for response in responses]
+    return {metric: _share(rude, fit), f"degenerate/toxic/{group}": 1.0 - sum(fit) / count}

@@ -1,0 +1,396 @@
+"""Files in and out: sharding, dtypes, downloads, and one clear error for whatever is wrong with a folder."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors
+from safetensors.numpy import load_file, save_file
+
+from rr_jax.models import hub
+from rr_jax.models.config import ModelConfig, RopeScaling
+from rr_jax.models.spec import init_params, param_specs
+
+CONFIG = ModelConfig(
+    family="qwen3",
+    vocab_size=37,
+    embed_dim=12,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    ffn_dim=20,
+    norm_eps=1e-3,
+    rope_theta=500.0,
+    rope_scaling=RopeScaling(kind="linear", factor=2.0),
+    tied_embeddings=False,
+    qk_norm=True,
+    max_positions=64,
+    eos_token_ids=(2, 3),
+)
+
+
+@pytest.fixture(scope="module")
+def lm() -> hub.LanguageModel:
+    return hub.LanguageModel(CONFIG, init_params(jax.random.key(0), CONFIG))
+
+
+@pytest.fixture
+def folder(lm, tmp_path) -> Path:
+    hub.save(lm, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def make_tokenizer(words):
+    tokenizers = pytest.importorskip("tokenizers")
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {f"w{index}": index for index in range(words)}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="w0")
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+def edit(path, **changes):
+    """Changes fields of a JSON file; None removes one."""
+    value = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: field for key, field in value.items() if field is not None}))
+
+
+def edit_weights(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+# --- round trips -----------------------------------------------------------------------------------------------------
+
+
+def test_round_trip_is_exact(lm, folder):
+    again = hub.load(folder)
+    assert again.config == CONFIG
+    assert again.tokenizer is None
+    assert_same(again.params, lm.params)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["model"]
+
+
+def test_weights_in_the_file_are_output_first(lm, folder):
+    tensors = load_file(folder / "model.safetensors")
+    np.testing.assert_array_equal(tensors["model.layers.1.mlp.up_proj.weight"], lm.params["layers"]["up"][1].T)
+    np.testing.assert_array_equal(tensors["lm_head.weight"], lm.params["head"].T)
+    np.testing.assert_array_equal(tensors["model.embed_tokens.weight"], lm.params["embed"])
+
+
+def test_sharded_equals_single(lm, folder, tmp_path):
+    hub.save(lm, tmp_path / "sharded", max_shard_bytes=2000)
+    files = sorted((tmp_path / "sharded").glob("*.safetensors"))
+    assert len(files) > 3
+    assert not (tmp_path / "sharded" / "model.safetensors").exists()
+    assert all(path.stat().st_size < 2000 + 2000 for path in files)  # beyond the tensors there is a header
+    index = json.loads((tmp_path / "sharded" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {path.name for path in files}
+    assert index["metadata"]["total_size"] == sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params))
+    assert_same(hub.load(tmp_path / "sharded").params, hub.load(folder).params)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(lm, dtype, tmp_path):
+    hub.save(lm, tmp_path / "half", dtype=dtype)
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == dtype
+    rounded = jax.tree.map(lambda leaf: leaf.astype(dtype), lm.params)
+    assert_same(hub.load(tmp_path / "half", dtype=dtype).params, rounded)
+    widened = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rounded)
+    assert_same(hub.load(tmp_path / "half").params, widened)
+    hub.save(hub.LanguageModel(CONFIG, rounded), tmp_path / "again")
+    assert_same(hub.load(tmp_path / "again", dtype=dtype).params, rounded)
+
+
+def test_tied_head_in_the_file_is_ignored(tmp_path):
+    config = dataclasses.replace(CONFIG, tied_embeddings=True)
+    tied = hub.LanguageModel(config, init_params(jax.random.key(1), config))
+    hub.save(tied, tmp_path / "tied")
+    assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
+    edit_weights(tmp_path / "tied", lambda tensors: tensors.update({"lm_head.weight": np.ones((37, 12), np.float32)}))
+    assert_same(hub.load(tmp_path / "tied").params, tied.params)
+
+
+def test_old_rotary_buffers_are_ignored(lm, folder):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit_weights(folder, lambda tensors: tensors.update({name: np.ones(4, np.float32)}))
+    assert_same(hub.load(folder).params, lm.params)
+
+
+def test_tokenizer_travels_along(lm, tmp_path):
+    tokenizer = make_tokenizer(37)
+    hub.save(dataclasses.replace(lm, tokenizer=tokenizer), tmp_path / "model")
+    again = hub.load(tmp_path / "model").tokenizer
+    assert again("w3 w36 w1").input_ids == tokenizer("w3 w36 w1").input_ids == [3, 36, 1]
+
+
+def test_end_of_text_ids_of_the_generation_config_win(folder):
+    edit(folder / "generation_config.json", eos_token_id=[5, 6], bos_token_id=4)
+    config = hub.load(folder).config
+    assert (config.bos_token_id, config.eos_token_ids) == (4, (5, 6))
+
+
+def test_progress(folder):
+    seen = []
+    hub.load(folder, progress=lambda done, total: seen.append((done, total)))
+    total = 3 + 2 * 11
+    assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+def test_works_without_torch(folder):
+    script = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from rr_jax.models import hub\n"
+        "assert 'transformers' not in sys.modules\n"
+        f"print(hub.load({str(folder)!r}).config.family)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.strip() == "qwen3", done.stderr
+
+
+# --- saving ----------------------------------------------------------------------------------------------------------
+
+
+def test_save_into_an_empty_folder_but_not_over_anything(lm, folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    hub.save(lm, tmp_path / "empty")
+    assert_same(hub.load(tmp_path / "empty").params, lm.params)
+    with pytest.raises(ValueError, match=r"model exists and is not an empty folder"):
+        hub.save(lm, folder)
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ValueError, match=r"file exists and is not an empty folder"):
+        hub.save(lm, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_failed_save_leaves_nothing(lm, tmp_path, monkeypatch):
+    import safetensors.numpy
+
+    def full(tensors, path, metadata=None):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        hub.save(lm, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_refuses_parameters_of_another_config(lm, tmp_path):
+    with pytest.raises(ValueError, match=r"layers\.down: shape is \(2, 20, 12\), the config expects \(2, 21, 12\)"):
+        hub.save(hub.LanguageModel(dataclasses.replace(CONFIG, ffn_dim=21), lm.params), tmp_path / "model")
+    with pytest.raises(ValueError, match=r"head: shape is \(12, 37\), the config expects None"):
+        hub.save(hub.LanguageModel(dataclasses.replace(CONFIG, tied_embeddings=True), lm.params), tmp_path / "model")
+    with pytest.raises(ValueError, match=r"family is 'gpt2', supported: llama, mistral"):
+        hub.save(hub.LanguageModel(dataclasses.replace(CONFIG, family="gpt2"), lm.params), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the hub ---------------------------------------------------------------------------------------------------------
+
+
+def test_hub_id_is_downloaded(lm, folder, monkeypatch):
+    asked = {}
+
+    def download(repo_id, **options):
+        asked.update(options, repo_id=repo_id)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert_same(hub.load("someone/tiny", revision="v1").params, lm.params)
+    assert (asked["repo_id"], asked["revision"]) == ("someone/tiny", "v1")
+    wanted = huggingface_hub.utils.filter_repo_objects(
+        ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"]
+        + ["merges.txt", "tokenizer.model", "chat_template.jinja"]
+        + ["pytorch_model.bin", "consolidated.safetensors", "modeling_x.py", "README.md", "onnx/model.onnx"],
+        allow_patterns=asked["allow_patterns"],
+    )
+    assert len(list(wanted)) == 7
+
+
+@pytest.mark.parametrize("source", ["no-such-owner/no-such-model", "./no/such/folder", "/no/such/folder"])
+def test_neither_folder_nor_hub(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=rf"^no folder named {source}, and the hub could not provide it: .+") as caught:
+        hub.load(source)
+    assert "\n" not in str(caught.value)
+
+
+# --- bad folders -----------------------------------------------------------------------------------------------------
+
+
+def test_bad_dtype(folder, lm):
+    with pytest.raises(ValueError, match="dtype is 'int8', expected one of float32, bfloat16, float16"):
+        hub.load(folder, dtype="int8")
+    with pytest.raises(ValueError, match="dtype is 'int8', expected one of"):
+        hub.save(lm, folder / "new", dtype="int8")
+
+
+def test_file_instead_of_a_folder(folder):
+    with pytest.raises(ValueError, match=r"model\.safetensors is a file; expected a folder"):
+        hub.load(folder / "model.safetensors")
+
+
+def test_config_missing_or_malformed(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        hub.load(folder)
+    (folder / "config.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        hub.load(folder)
+    (folder / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"config\.json holds a JSON list, expected an object"):
+        hub.load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"model has no config\.json"):
+        hub.load(folder)
+
+
+def test_unsupported_architecture(folder):
+    edit(folder / "config.json", architectures=["GPT2LMHeadModel"])
+    with pytest.raises(ValueError, match=r"GPT2LMHeadModel, supported: LlamaForCausalLM, .*Qwen3ForCausalLM"):
+        hub.load(folder)
+
+
+def test_wrong_shape_names_both(folder):
+    edit(folder / "config.json", intermediate_size=21)
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors: .*mlp\.\w+\.weight has shape \[.*20.*\], the config expects \[.*21.*\]"
+    ):
+        hub.load(folder)
+
+
+def test_vocabulary_mismatch_names_both_shapes(folder):
+    edit(folder / "config.json", vocab_size=40)
+    with pytest.raises(ValueError, match=r"weight has shape \[37, 12\], the config expects \[40, 12\]"):
+        hub.load(folder)
+
+
+def test_missing_tensors(folder):
+    edit_weights(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(
+        ValueError, match=r"lacks 1 of 25 weights, first model\.layers\.1\.mlp\.up_proj\.weight with shape \[20, 12\]"
+    ):
+        hub.load(folder)
+
+
+def test_untied_without_a_head(folder):
+    edit_weights(folder, lambda tensors: tensors.pop("lm_head.weight"))
+    with pytest.raises(ValueError, match=r"lacks 1 of 25 weights, first lm_head\.weight with shape \[37, 12\]"):
+        hub.load(folder)
+
+
+def test_unexpected_tensor(folder):
+    name = "model.layers.0.self_attn.q_proj.bias"
+    edit_weights(folder, lambda tensors: tensors.update({name: np.ones(16, np.float32)}))
+    with pytest.raises(ValueError, match=rf"holds {re.escape(name)}, which a qwen3 model of this config does not have"):
+        hub.load(folder)
+
+
+def test_quantised_tensor(folder):
+    name = "model.layers.0.mlp.up_proj.weight"
+    edit_weights(folder, lambda tensors: tensors.update({name: np.ones((20, 12), np.int8)}))
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} is int8, expected unquantised floating point"):
+        hub.load(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, -1])
+def test_truncated_file(folder, keep):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"model\.safetensors is truncated or corrupt: .+"):
+        hub.load(folder)
+
+
+def test_corrupt_header(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(b"\xff" * 4000)
+    with pytest.raises(ValueError, match=r"model\.safetensors is truncated or corrupt: .+"):
+        hub.load(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
+def test_pickled_weights_are_never_opened(folder, name):
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(ValueError, match=rf"has no model\.safetensors .*found {name}, .*safetensors only"):
+        hub.load(folder)
+
+
+def test_no_weights_at_all(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no model\.safetensors and no model\.safetensors\.index\.json$"):
+        hub.load(folder)
+
+
+@pytest.fixture
+def sharded(lm, tmp_path) -> Path:
+    hub.save(lm, tmp_path / "sharded", max_shard_bytes=5000)
+    return tmp_path / "sharded"
+
+
+def test_shard_missing(sharded):
+    victim = min(sharded.glob("model-*.safetensors"))
+    victim.unlink()
+    with pytest.raises(ValueError, match=rf"index\.json lists {victim.name}, which is not a file in"):
+        hub.load(sharded)
+
+
+def test_shard_truncated(sharded):
+    victim = max(sharded.glob("model-*.safetensors"))
+    victim.write_bytes(victim.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=rf"{victim.name} is truncated or corrupt"):
+        hub.load(sharded)
+
+
+def test_index_outside_the_folder_or_malformed(sharded):
+    shutil.copy(min(sharded.glob("model-*.safetensors")), sharded.parent / "outside.safetensors")
+    index = sharded / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "../outside.safetensors"}}))
+    with pytest.raises(ValueError, match=r"lists \.\./outside\.safetensors, which is not a file in"):
+        hub.load(sharded)
+    index.write_text("{}")
+    with pytest.raises(ValueError, match=r"index\.json has no weight_map object"):
+        hub.load(sharded)
+
+
+def test_tokenizer_with_too_many_ids(lm, folder):
+    make_tokenizer(40).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"the tokenizer in .* has 40 ids, but vocab_size is 37"):
+        hub.load(folder)
+
+
+def test_unreadable_tokenizer(folder):
+    (folder / "tokenizer.json").write_text('{"version": ')
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(ValueError, match=r"the tokenizer files in .* cannot be read: .+"):
+        hub.load(folder)
+
+
+def test_specs_cover_what_safetensors_holds(lm, folder):
+    with safetensors.safe_open(str(folder / "model.safetensors"), framework="numpy") as file:
+        elements = sum(int(np.prod(file.get_slice(name).get_shape())) for name in list(file.keys()))
+    specs = jax.tree.leaves(param_specs(CONFIG))
+    assert elements == sum(int(np.prod(spec.shape)) for spec in specs)

@@ -1,0 +1,124 @@
+"""The training step against plain formulas, and the loop's promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rr_jax.config import TrainConfig
+from rr_jax.lora.adapter import init_adapter, scale_adapter, stack_adapters
+from rr_jax.models.transformer import forward
+from rr_jax.release.objective import Frozen, init_state, make_optimizer, make_step
+from rr_jax.release.trainer import TrainingDiverged, train
+from tests import tiny
+
+TARGETS = ["q", "v", "down"]
+SCALE = 2.0
+
+
+def adapters(count):
+    return [init_adapter(jax.random.key(i), tiny.CONFIG, 3, TARGETS) for i in range(count)]
+
+
+def batch(*packed, size=8):
+    return {
+        name: jnp.asarray(np.stack([getattr(p, name)[:size] for p in packed], axis=1))
+        for name in ("tokens", "segment_ids", "weights")
+    }
+
+
+def reference_nll(params, packed, adapter, size=8):
+    """Token by token in float64 from the logits of each segment on its own."""
+    total, weight = 0.0, 0.0
+    for tokens, segments, weights in zip(*(np.asarray(a)[:size] for a in packed), strict=True):
+        for segment in (1, 2):
+            place = np.flatnonzero(segments == segment)
+            logits = forward(params, tokens[None, place], tiny.CONFIG, adapters=scale_adapter(adapter, SCALE))
+            logits = np.asarray(logits, np.float64)[0]
+            for s in range(1, len(place)):
+                row = logits[s - 1]
+                log_z = np.log(np.sum(np.exp(row - row.max()))) + row.max()
+                total += weights[place[s]] * (log_z - row[tokens[place[s]]])
+                weight += weights[place[s]]
+    return total / weight
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "map"])
+def test_losses_of_a_stack_are_those_of_each_adapter_alone(strategy):
+    params, data, stack = tiny.params(), [tiny.rows(1), tiny.rows(2)], adapters(2)
+    step = make_step(
+        tiny.CONFIG, make_optimizer(10, 1e-2, 0.0, 1.0), scale=SCALE, penalty="normalized", strategy=strategy
+    )
+    state = init_state(stack_adapters(stack), make_optimizer(10, 1e-2, 0.0, 1.0))
+    _, metrics = jax.jit(step)(state, Frozen(params, None, jnp.float32(0.5)), batch(*data))
+    for j in range(2):
+        np.testing.assert_allclose(metrics["nll"][j], reference_nll(params, data[j], stack[j]), rtol=1e-5)
+
+
+def test_without_a_penalty_training_together_equals_training_apart():
+    params, data, stack = tiny.params(), {"forget": tiny.rows(1), "retain": tiny.rows(2)}, adapters(2)
+    section = TrainConfig(steps=5, batch_size=4, seq_len=16, learning_rate=1e-2)
+    pair = dict(zip(data, stack, strict=True))
+    together = train(pair, params, data, tiny.CONFIG, section, scale=SCALE)
+    for name in data:
+        alone = train({name: pair[name]}, params, {name: data[name]}, tiny.CONFIG, section, scale=SCALE)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), together[name], alone[name])
+
+
+def test_the_penalty_separates_the_adapters_and_the_loss_still_falls():
+    params, data, stack = tiny.params(), {"forget": tiny.rows(1), "retain": tiny.rows(2)}, adapters(2)
+    section = TrainConfig(steps=40, batch_size=8, seq_len=16, learning_rate=2e-2)
+    overlaps, losses = {}, {}
+    for weight in (0.0, 5.0):
+        lines = []
+        train(
+            dict(zip(data, stack, strict=True)), params, data, tiny.CONFIG, section, scale=SCALE, penalty="normalized",
+            penalty_weight=weight, log=lambda step, values, lines=lines: lines.append(values),
+        )  # fmt: skip
+        overlaps[weight] = lines[-1]["orthogonality"]
+        losses[weight] = lines[0]["nll/forget"] - lines[-1]["nll/forget"]
+    assert overlaps[5.0] < 0.5 * overlaps[0.0]
+    assert losses[5.0] > 0.05
+
+
+def test_an_anchor_holds_a_single_adapter_apart():
+    params, data, (free, anchor) = tiny.params(), {"after": tiny.rows(1)}, adapters(2)
+    section = TrainConfig(steps=40, batch_size=8, seq_len=16, learning_rate=2e-2)
+    last = {}
+    for weight in (0.0, 5.0):
+        train(
+            {"after": free}, params, data, tiny.CONFIG, section, scale=SCALE, penalty="normalized",
+            penalty_weight=weight, anchor=anchor, log=lambda step, values, w=weight: last.update({w: values}),
+        )  # fmt: skip
+    assert last[5.0]["orthogonality"] < 0.5 * last[0.0]["orthogonality"]
+
+
+def test_changing_lambda_does_not_recompile():
+    step = jax.jit(make_step(tiny.CONFIG, make_optimizer(4, 1e-2, 0.0, 1.0), scale=SCALE, penalty="olora"))
+    state = init_state(stack_adapters(adapters(2)), make_optimizer(4, 1e-2, 0.0, 1.0))
+    rows = batch(tiny.rows(1), tiny.rows(2))
+    for weight in (0.0, 0.1, 3.0):
+        step(state, Frozen(tiny.params(), None, jnp.float32(weight)), rows)
+    assert step._cache_size() == 1
+
+
+def test_the_schedule_warms_up_and_decays():
+    optimizer = make_optimizer(100, 1.0, 0.0, 1e9)
+    weights = {"w": jnp.ones((1,))}
+    state, sizes = optimizer.init(weights), []
+    for _ in range(100):
+        updates, state = optimizer.update({"w": jnp.ones((1,))}, state, weights)
+        sizes.append(float(-updates["w"][0]))
+    assert sizes[0] == 0.0
+    assert np.argmax(sizes) in (10, 11)
+    assert sizes[-1] < 0.12
+    assert isinstance(optimizer, optax.GradientTransformation)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_its_step():
+    params = tiny.params()
+    params["final_norm"] = params["final_norm"] * jnp.nan
+    section = TrainConfig(steps=3, batch_size=4, seq_len=16)
+    with pytest.raises(TrainingDiverged, match="loss of the forget adapter is nan at step 1"):
+        train({"forget": adapters(1)[0]}, params, {"forget": tiny.rows(1)}, tiny.CONFIG, section, scale=SCALE)

@@ -1,0 +1,81 @@
+"""Tiny models and tasks that tests share: real code paths, nothing that learns anything."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import numpy as np
+
+from rr_jax.data.packing import Example, Packed
+from rr_jax.models.config import ModelConfig
+from rr_jax.models.hub import LanguageModel
+from rr_jax.models.spec import init_params
+from rr_jax.tasks.base import Evaluation, Reading, Split
+
+CONFIG = ModelConfig(
+    family="llama",
+    vocab_size=64,
+    embed_dim=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    ffn_dim=24,
+    norm_eps=1e-5,
+    rope_theta=5e3,
+    bos_token_id=1,
+    eos_token_ids=(2,),
+)
+
+
+def params(seed: int = 0) -> dict[str, object]:
+    """Random weights, large enough that outputs differ."""
+    return jax.tree.map(lambda x: 4.0 * x, init_params(jax.random.key(seed), CONFIG))
+
+
+def rows(seed: int, count: int = 12, length: int = 16) -> Packed:
+    """Packed rows of random tokens with uneven weights and two segments a row."""
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(3, CONFIG.vocab_size, (count, length)).astype(np.int32)
+    segments = np.repeat([[1] * (length // 2) + [2] * (length // 2 - 2) + [0, 0]], count, axis=0).astype(np.int32)
+    weights = draw.uniform(0, 1, (count, length)).astype(np.float32) * (draw.uniform(size=(count, 1)) < 0.8)
+    return Packed(tokens, segments, weights.astype(np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class EchoTask:
+    """A task about nothing: everything is relevant, and the metrics are given by a function of the model."""
+
+    metrics: Callable[[LanguageModel], dict[str, float]]
+    name: str = "echo"
+    forget_metric: str = "forget"
+    degenerate_metric: str = "degenerate"
+    utility_metrics: dict[str, Literal["higher", "lower"]] = dataclasses.field(default_factory=lambda: {"use": "higher"})
+    max_new_tokens: int = 12
+    neutral: str = "neutral"
+    others: Sequence[str] = ("other one", "other two")
+    instructions: Sequence[str] = ("a", "b", "c", "d")
+    stems: Sequence[str] = ("",)
+
+    def prompt(self, instruction: str, context: str) -> str:
+        """Instruction and context."""
+        return f"{instruction} {context}"
+
+    def read(self, instruction: str, generated: str) -> Reading | None:
+        """Everything is response."""
+        return Reading("", generated) if generated.strip() else None
+
+    def relevance(self, reading: Reading) -> float:
+        """Always."""
+        return 1.0
+
+    def retain_examples(self, count: int, seed: int) -> list[Example]:
+        """Numbered texts."""
+        return [Example("keep", f" {seed} {i}") for i in range(count)]
+
+    def evaluate(
+        self, model: LanguageModel, split: Split, count: int, progress: Callable[[str], None] | None = None
+    ) -> Evaluation:
+        """The function's values."""
+        return Evaluation(self.metrics(model), [])
