@@ -84,8 +84,8 @@ class Checkpoints:
             return Stage(self._manager.restore(step, args=args)["arrays"], saved["stage"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"checkpoint {step} in {self.folder} cannot be read ({_first_line(error)}); remove {self.folder / str(step)} "
-                "to compute that stage again"
+                f"checkpoint {step} in {self.folder} cannot be read ({_first_line(error)}); remove "
+                f"{self.folder / str(step)} to compute that stage again"
             ) from error
 
     def close(self) -> None:

@@ -7,8 +7,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.progress import ProgressColumn, Task
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -128,7 +136,9 @@ def generate(
     }  # fmt: skip
     prompts = [text.encode().decode("unicode_escape") if "\\n" in text else text for text in prompt]
     is_run = (Path(source) / "config.yaml").is_file()
-    models = {"before": _model_at(source, 0), "after": _model_at(source, round)} if is_run else {"": _model_at(source, None)}
+    models = (
+        {"before": _model_at(source, 0), "after": _model_at(source, round)} if is_run else {"": _model_at(source, None)}
+    )
     texts = {name: generate_text(lm, prompts, **settings) for name, lm in models.items()}
     for place, text in enumerate(prompts):
         console.print(Text(f"> {text}", style="bold"))

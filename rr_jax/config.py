@@ -134,8 +134,8 @@ class OrthogonalityConfig(Section):
 class TrainConfig(Section):
     """One adapter training: AdamW, linear warm-up over a tenth of the steps, cosine to a tenth of the peak."""
 
-    steps: PositiveInt = 70
-    batch_size: PositiveInt = 16  # rows of seq_len tokens, over all devices
+    steps: PositiveInt = 50
+    batch_size: PositiveInt = 8  # rows of seq_len tokens, over all devices
     seq_len: PositiveInt = 128
     learning_rate: PositiveFloat = 3e-3
     weight_decay: NonNegativeFloat = 0.0
@@ -146,17 +146,17 @@ class RetainConfig(Section):
     """The retain adapter's place: trained with the forget one and added (joint) or only held against it (anchor);
     trained on the subtracted weights and added (after); or both."""
 
-    place: Literal["joint", "anchor", "after", "joint+after"] = "joint+after"
+    place: Literal["joint", "anchor", "after", "joint+after"] = "after"
     examples: PositiveInt = 1024
-    after: TrainConfig = TrainConfig(steps=60, learning_rate=2e-3)
+    after: TrainConfig = TrainConfig(steps=50, learning_rate=2e-3)
 
 
 class EtaConfig(Section):
     """Strengths. The forget one is chosen on validation data: the most forgetting within the utility budget."""
 
-    forget: list[PositiveFloat] = [0.2, 0.3, 0.4, 0.5, 0.7, 1.0]
+    forget: list[PositiveFloat] = [0.3, 0.5, 0.8, 1.2, 1.8]
     retain: NonNegativeFloat = 1.0
-    utility_budget: Share = 0.93  # the worst utility metric keeps at least this share of the base model's
+    utility_budget: Share = 0.9  # the worst utility metric keeps at least this share of the base model's
     degenerate_budget: Share = 0.1  # share of empty or repetitive outputs that may be added
 
 

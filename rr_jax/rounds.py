@@ -4,8 +4,11 @@ Each stage is computed or, if its checkpoint exists, restored; nothing else dist
 weights are read once and never change; what goes from round to round is the deltas.
 """
 
+import dataclasses
+import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from rr_jax.data.sources import text_hash
 from rr_jax.models.hub import LanguageModel, load
 from rr_jax.models.spec import linear_shapes
 from rr_jax.models.transformer import Adapter
+from rr_jax.release.compose import merged_params
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.report import write_report
 from rr_jax.runfolder import MetricsLog, check_config, read_run, start_folder, write_json
@@ -51,9 +55,7 @@ def load_model(config: RunConfig) -> LanguageModel:
     return lm
 
 
-def run(
-    config: str | Path | RunConfig, *, progress: Progress | None = None, **overrides: Any
-) -> dict[str, Any]:
+def run(config: str | Path | RunConfig, *, progress: Progress | None = None, **overrides: Any) -> dict[str, Any]:
     """Runs a configuration to its end, or resumes it, and returns the summary.
 
     Args:
@@ -111,10 +113,10 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         if keep:
             checkpoints.save(number, result)
             saved.add(number)
-        seconds[f"round {round}, {name}"] = round_seconds(time.perf_counter() - start)
+        seconds[f"round {round}, {name}"] = _hundredths(time.perf_counter() - start)
         return result
 
-    base = stage(0, "base", lambda: base_stage(context)).meta
+    base = stage(0, "base", partial(base_stage, context)).meta
     summary: dict[str, Any] = {
         "task": task.name,
         "seed": config.seed,
@@ -135,7 +137,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         current = deltas
         search: list[dict[str, Any]] = []
         if round == 1 or config.reveal.when == "every_round":
-            found = stage(round, "reveal", lambda r=round, d=current: reveal_stage(context, r, d), keep=keep_text)
+            found = stage(round, "reveal", partial(reveal_stage, context, round, current), keep=keep_text)
             revealed = [Revealed(**item) for item in found.meta["revealed"]]
             search = found.meta["search"]
         entry: dict[str, Any] = {"round": round, "revealed": len(revealed), "search": search}
@@ -149,11 +151,11 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
                 )
             stop = ("nothing_revealed", f"round {round} revealed {len(revealed)} examples, fewer than {least}")
             break
-        trained = stage(round, "train", lambda r=round, d=current, x=revealed: train_stage(context, r, d, x))
+        trained = stage(round, "train", partial(train_stage, context, round, current, revealed))
         composed = stage(
             round,
             "compose",
-            lambda r=round, d=current, t=trained: compose_stage(context, r, d, t, base["validation"]),
+            partial(compose_stage, context, round, current, trained, base["validation"]),
         )
         entry |= {
             "eta_forget": composed.meta["eta_forget"],
@@ -162,25 +164,23 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             "utility_budget": config.release.eta.utility_budget,
             "trade_off": composed.meta["trade_off"],
             "validation": composed.meta["validation"],
-            **{name: trained.meta[name] for name in ("overlap", "update_cosine") if name in trained.meta},
         }
+        entry |= {name: trained.meta[name] for name in ("overlap", "update_cosine") if name in trained.meta}
         if not composed.meta["accepted"]:
             entry |= {"metrics": None, "retention": None, "loss": trained.meta["loss"]}
             summary["rounds"].append(entry)
             stop = ("utility_floor", f"in round {round} no strength kept the utility within its budget")
             break
         deltas = composed.arrays["deltas"]
-        after = deltas
         measured = stage(
             round,
             "measure",
-            lambda r=round, d=after, x=revealed: measure_stage(context, r, d, x, base["test"]),
+            partial(measure_stage, context, round, deltas, revealed, base["test"]),
         )
         entry |= {
             "metrics": measured.meta["metrics"],
             "retention": measured.meta["retention"],
-            "loss": trained.meta["loss"]
-            | {"training_prompt_subtracted": measured.meta["training_prompt_subtracted"]},
+            "loss": trained.meta["loss"] | {"training_prompt_subtracted": measured.meta["training_prompt_subtracted"]},
         }
         summary["rounds"].append(entry)
         value = composed.meta["validation"][task.forget_metric]
@@ -193,15 +193,13 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
     return summary
 
 
-def round_seconds(value: float) -> float:
+def _hundredths(value: float) -> float:
     """Seconds to a hundredth."""
     return float(np.round(value, 2))
 
 
 def _note_times(folder: Path, seconds: dict[str, float]) -> None:
     """Adds the time of each computed stage to the manifest: times are no results and stay out of the summary."""
-    import json
-
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["seconds"] = manifest.get("seconds", {}) | seconds
@@ -226,11 +224,6 @@ def load_round(folder: Path, round: int | None = None) -> tuple[LanguageModel, R
     Raises:
       ValueError: when the folder is no run or has no such round.
     """
-    import dataclasses
-    import json
-
-    from rr_jax.release.compose import merged_params
-
     config = read_run(folder)
     if round is None:
         summary = folder / "summary.json"

@@ -82,22 +82,10 @@ def reveal_stage(context: Context, round: int, deltas: Adapter | None) -> Stage:
         round=round,
         progress=lambda done, of: context.progress(f"round {round}: searching instructions", done, of),
     )
-    curve = [
-        {
-            "order": one.order,
-            "arm": one.arm.index,
-            "kind": one.arm.kind,
-            "text": one.arm.text,
-            "score": one.score,
-            "relevance": one.relevance,
-            "diversity": one.diversity,
-            "chosen_by": one.chosen_by,
-        }
-        for one in scored
-    ]
-    for point in curve:
-        values = {name: point[name] for name in ("score", "relevance", "diversity", "arm")}
-        context.log(round, "reveal", int(point["order"]) + 1, values)
+    curve = [one._asdict() | {"arm": one.arm.index, "kind": one.arm.kind, "text": one.arm.text} for one in scored]
+    for one in scored:
+        values = {"arm": one.arm.index, "score": one.score, "relevance": one.relevance, "diversity": one.diversity}
+        context.log(round, "reveal", one.order + 1, values)
     revealed = collect(
         model,
         task,

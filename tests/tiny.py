@@ -51,7 +51,9 @@ class EchoTask:
     name: str = "echo"
     forget_metric: str = "forget"
     degenerate_metric: str = "degenerate"
-    utility_metrics: dict[str, Literal["higher", "lower"]] = dataclasses.field(default_factory=lambda: {"use": "higher"})
+    utility_metrics: dict[str, Literal["higher", "lower"]] = dataclasses.field(
+        default_factory=lambda: {"use": "higher"}
+    )
     max_new_tokens: int = 12
     neutral: str = "neutral"
     others: Sequence[str] = ("other one", "other two")
@@ -79,3 +81,53 @@ class EchoTask:
     ) -> Evaluation:
         """The function's values."""
         return Evaluation(self.metrics(model), [])
+
+
+def tokenizer() -> object:
+    """One token a character: 58 of them after the special ones, so that every id of the model is a text."""
+    from tokenizers import Tokenizer, decoders, models, processors
+    from transformers import PreTrainedTokenizerFast
+
+    characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST 0123456789."
+    vocab = {text: i for i, text in enumerate(["<pad>", "<s>", "</s>", "<unk>", *characters])}
+    made = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+    made.decoder = decoders.Fuse()
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+
+
+def model() -> LanguageModel:
+    """The tiny model with its tokenizer."""
+    return LanguageModel(CONFIG, params(), tokenizer())
+
+
+def run_config(out: object, model_folder: object, **changes: object) -> dict[str, object]:
+    """A run of two short rounds on the tiny model, as plain values."""
+    train = {"steps": 3, "batch_size": 2, "seq_len": 32}
+    return {
+        "model": str(model_folder),
+        "task": {"name": "toxicity"},
+        "rounds": 2,
+        "out": str(out),
+        "reveal": {
+            "arms": {"soft": 2},
+            "bandit": {"initial": 2, "iterations": 2, "fit_steps": 5},
+            "reward": {"samples": 2},
+            "collect": {"best_arms": 2, "size": 8, "min_size": 2, "generations": 64},
+        },
+        "release": {
+            "adapter": {"rank": 2, "alpha": 4.0},
+            "train": train,
+            "retain": {"place": "joint+after", "examples": 4, "after": train},
+            "eta": {"forget": [0.2, 0.4], "utility_budget": 0.0, "degenerate_budget": 1.0},
+        },
+        **changes,
+    }
+
+
+def weight_metrics(lm: LanguageModel) -> dict[str, float]:
+    """Numbers that follow every bit of the weights: a resumed run that differs anywhere shows here."""
+    q = np.asarray(lm.params["layers"]["q"], np.float64)
+    return {"forget": 1.0 + float(np.sin(q).sum()) / 1e3, "use": 1.0 + float(np.cos(q).mean()) / 1e3, "degenerate": 0.0}

@@ -5,6 +5,7 @@ optional data that enters every linear module; the base weights never hold it. N
 training or where the weights came from.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -132,7 +133,7 @@ def prefill(
     x = _embed(params, tokens, soft_prompt)
     x, cache = _scan_layers(params, x, positions, visible, config, adapters, cache)
     last = layers.rms_norm(x[:, -1, :], params["final_norm"], config.norm_eps)
-    return unembed(params, last), cache.replace(index=jnp.asarray(length, jnp.int32))
+    return unembed(params, last), dataclasses.replace(cache, index=jnp.asarray(length, jnp.int32))
 
 
 def decode_step(
@@ -141,12 +142,12 @@ def decode_step(
     """Appends one token [B] to every row and returns the logits [B, V] float32 that follow it, and the cache."""
     slots = jnp.arange(cache.mask.shape[1])[None, :] == cache.index
     position = jnp.sum(cache.mask, axis=1, dtype=jnp.int32)[:, None]  # [B, 1]: real tokens so far
-    cache = cache.replace(mask=cache.mask | slots, positions=jnp.where(slots, position, cache.positions))
+    cache = dataclasses.replace(cache, mask=cache.mask | slots, positions=jnp.where(slots, position, cache.positions))
     visible = _causal(position, cache.positions, config) & cache.mask[:, None, :]
     x = _embed(params, token[:, None], None)
     x, cache = _scan_layers(params, x, position, visible, config, adapters, cache)
     last = layers.rms_norm(x[:, 0, :], params["final_norm"], config.norm_eps)
-    return unembed(params, last), cache.replace(index=cache.index + 1)
+    return unembed(params, last), dataclasses.replace(cache, index=cache.index + 1)
 
 
 def _segment_positions(segment_ids: jax.Array) -> jax.Array:
@@ -210,7 +211,7 @@ def _scan_layers(
 
     scanned = (params["layers"], adapters, jnp.arange(config.num_layers))
     (x, k, v), _ = jax.lax.scan(cached_block, (x, cache.k, cache.v), scanned)
-    return x, cache.replace(k=k, v=v)
+    return x, dataclasses.replace(cache, k=k, v=v)
 
 
 def _queries_keys_values(

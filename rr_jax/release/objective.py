@@ -49,12 +49,12 @@ class Frozen:
     penalty_weight: jax.Array
 
 
-def make_optimizer(
-    steps: int, learning_rate: float, weight_decay: float, clip: float
-) -> optax.GradientTransformation:
+def make_optimizer(steps: int, learning_rate: float, weight_decay: float, clip: float) -> optax.GradientTransformation:
     """AdamW after clipping by the global norm; linear warm-up over a tenth of the steps, cosine to a tenth."""
     warmup = max(1, steps // 10)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1), learning_rate / 10)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, warmup, max(steps, warmup + 1), learning_rate / 10
+    )
     return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
 
 

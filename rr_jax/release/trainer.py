@@ -98,9 +98,7 @@ def _read(unread: Sequence[tuple[int, dict[str, jax.Array]]], names: Sequence[st
 
 
 @lru_cache(maxsize=32)
-def _compiled(
-    config: ModelConfig, section: TrainConfig, scale: float, penalty: str, strategy: str, mode: str
-) -> Run:
+def _compiled(config: ModelConfig, section: TrainConfig, scale: float, penalty: str, strategy: str, mode: str) -> Run:
     optimizer = make_optimizer(section.steps, section.learning_rate, section.weight_decay, section.clip)
     step = make_step(config, optimizer, scale=scale, penalty=penalty, strategy=strategy)
     return choose_driver(mode, section.batch_size)(step)

@@ -21,6 +21,7 @@ rebuilt, so the initial observations never enter it and it mixes gradients of di
 not standardised; each fit restarts from the initial weights.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -152,7 +153,8 @@ def observe(state: BanditState, features: jax.Array, rewards: jax.Array) -> Band
     if m > capacity:
         raise ValueError(f"{m} observations at once do not fit a buffer of capacity {capacity}")
     rows = (state.count + jnp.arange(m)) % capacity
-    return state.replace(
+    return dataclasses.replace(
+        state,
         features=state.features.at[rows].set(features.astype(jnp.float32)),
         rewards=state.rewards.at[rows].set(rewards.astype(jnp.float32)),
         count=state.count + m,
@@ -187,7 +189,7 @@ def fit(state: BanditState, config: BanditConfig) -> BanditState:
 
     start = (state.initial_params, optimizer.init(state.initial_params))
     params, _ = jax.lax.fori_loop(0, config.fit_steps, train, start)
-    return state.replace(params=params)
+    return dataclasses.replace(state, params=params)
 
 
 @jax.jit
@@ -240,7 +242,7 @@ def update_posterior(state: BanditState, feature: jax.Array, config: BanditConfi
     network = Surrogate(config.hidden, config.init)
     x = _standardize(state, feature[None, :].astype(jnp.float32))
     gradient = jax.grad(lambda params: network.apply({"params": params}, x)[0])(state.params)
-    return state.replace(posterior=jax.tree.map(lambda u, g: u + g * g, state.posterior, gradient))
+    return dataclasses.replace(state, posterior=jax.tree.map(lambda u, g: u + g * g, state.posterior, gradient))
 
 
 @jax.jit
@@ -266,7 +268,7 @@ def step(
     arm = _best(scores.ucb, available)
     updated = update_posterior(state, features[jnp.maximum(arm, 0)], config)
     posterior = jax.tree.map(lambda new, old: jnp.where(arm >= 0, new, old), updated.posterior, state.posterior)
-    return state.replace(posterior=posterior), arm, scores
+    return dataclasses.replace(state, posterior=posterior), arm, scores
 
 
 def _best(ucb: jax.Array, available: jax.Array) -> jax.Array:

@@ -138,7 +138,9 @@ def reward(relevances: Sequence[float] | np.ndarray, texts: Sequence[str], diver
     n = len(texts)
     relevances = np.asarray(relevances, dtype=np.float64)
     if n == 0 or relevances.shape != (n,):
-        raise ValueError(f"relevances have shape {relevances.shape} for {n} texts, expected one a text and at least one")
+        raise ValueError(
+            f"relevances have shape {relevances.shape} for {n} texts, expected one a text and at least one"
+        )
     if not 0.0 <= diversity_weight <= 1.0:
         raise ValueError(f"diversity_weight is {diversity_weight}, expected a number in [0, 1]")
     written = np.array([bool(text.strip()) for text in texts])

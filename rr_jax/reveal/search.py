@@ -80,7 +80,7 @@ def respond(
         soft: Any = None
         if kind == "soft":
             assert candidates.soft is not None
-            soft = candidates.soft[[chosen[i].soft for i in places]]
+            soft = candidates.soft[np.asarray([chosen[i].soft for i in places])]
         made = generate(
             lm,
             prompts,

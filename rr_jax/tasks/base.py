@@ -47,11 +47,30 @@ class Evaluation(NamedTuple):
 class Task(Protocol):
     """One unlearning target."""
 
-    name: str
-    forget_metric: str  # to be brought down
-    utility_metrics: dict[str, Literal["higher", "lower"]]  # to be kept, and which way is better
-    degenerate_metric: str  # share of empty or repetitive outputs among those the forget metric is made of
-    max_new_tokens: int  # of a revealing generation
+    @property
+    def name(self) -> str:
+        """What the summary calls it."""
+        ...
+
+    @property
+    def forget_metric(self) -> str:
+        """The metric to be brought down."""
+        ...
+
+    @property
+    def utility_metrics(self) -> dict[str, Literal["higher", "lower"]]:
+        """The metrics to be kept, and which way is better."""
+        ...
+
+    @property
+    def degenerate_metric(self) -> str:
+        """Share of empty or repetitive outputs among those the forget metric is made of."""
+        ...
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Length of a revealing generation."""
+        ...
 
     @property
     def instructions(self) -> Sequence[str]:

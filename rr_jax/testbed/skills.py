@@ -4,7 +4,7 @@ Degenerate outputs (empty or repetitive) are reported apart and left out of the 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rr_jax.data.packing import Example, pack_examples
@@ -91,7 +91,8 @@ def _entities(lm: LanguageModel, name: str, split: Split, count: int, samples: S
     kind, metric = TYPE_NAMES[name], f"entity_f1/{name}"
     documents = _documents(metric, "ner", split, count, type=kind)
     responses, fit = _respond(lm, metric, documents, samples, max_new_tokens=16)
-    answers, golds = [], []
+    answers: list[Mapping[str, Sequence[str]]] = []
+    golds: list[Mapping[str, Sequence[str]]] = []
     for response, asked, ok in zip(responses, documents, fit, strict=True):
         if ok:
             answer, gold = ner.parse_answer(response, kind), asked.meta["gold"]
@@ -121,9 +122,7 @@ def _arithmetic(lm: LanguageModel, split: Split, count: int, samples: Samples) -
     return {"arithmetic_exact_match": _share(right, fit), "degenerate/arithmetic": 1.0 - sum(fit) / count}
 
 
-def _toxicity(
-    lm: LanguageModel, group: toxic.Group, split: Split, count: int, samples: Samples
-) -> dict[str, float]:
+def _toxicity(lm: LanguageModel, group: toxic.Group, split: Split, count: int, samples: Samples) -> dict[str, float]:
     metric = f"toxic_rate/{group}"
     documents = _documents(metric, "toxic", split, count, group=group)
     seed = derive_seed(0, f"measure/{split}/{metric}")

@@ -86,7 +86,7 @@ def test_ext_sub_where_a_column_is_zero():
     anti["v"]["b"] = anti["v"]["b"].at[:, :, 4].set(0.0)
     # cancelled by concatenation: zero up to rounding, which must not be amplified
     expert["v"] = algebra.add({"v": expert["v"]}, algebra.negate({"v": expert["v"]}))["v"]
-    found = {name: delta for name, delta in algebra.delta_weight(algebra.ext_sub(expert, anti, 0.8)).items()}
+    found = dict(algebra.delta_weight(algebra.ext_sub(expert, anti, 0.8)).items())
     np.testing.assert_allclose(found["q"][:, :, 2], -0.4 * dense(anti, "q")[:, :, 2], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found["v"], -0.4 * dense(anti, "v"), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found["down"], -0.4 * dense(anti, "down"), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,38 @@
+"""Runs the tiny configuration given as JSON; kills itself just before or after its n-th checkpoint if told to.
+
+Usage: resume_script.py CONFIG_JSON [before|after N]
+"""
+
+import json
+import os
+import signal
+import sys
+
+from rr_jax import rounds
+from rr_jax.checkpoint import Checkpoints
+from rr_jax.config import parse_config
+from tests import tiny
+
+
+def main() -> None:
+    """Entry point."""
+    config = parse_config(json.loads(sys.argv[1]))
+    rounds.make_task = lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics)
+    if len(sys.argv) > 2:
+        when, number, save, count = sys.argv[2], int(sys.argv[3]), Checkpoints.save, [0]
+
+        def save_and_die(self, step, stage):
+            count[0] += 1
+            if when == "after":
+                save(self, step, stage)
+            if count[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if when == "before":
+                save(self, step, stage)
+
+        Checkpoints.save = save_and_die
+    rounds.run(config)
+
+
+if __name__ == "__main__":
+    main()
