@@ -34,7 +34,7 @@ class Arm:
 
 
 def build_arms(instructions: Sequence[str], stems: Sequence[str], num_soft: int) -> list[Arm]:
-    """The pool: one text arm an instruction, in order, then `num_soft` soft arms, number j with stem j modulo len(stems).
+    """The pool: one text arm an instruction, in order, then `num_soft` soft arms, number j with stem j % len(stems).
 
     Raises:
       ValueError: an empty pool, soft arms without a stem, a negative count, or an instruction given twice.
@@ -84,16 +84,17 @@ def soft_prompts(
 ) -> jax.Array:
     """[n, P, D] float32: soft prompts of n points.
 
-    "instinct" is `scale` z P, as coded in INSTINCT with scale 1: entries have a standard deviation of sqrt(d) / 3, tens of
-    times that of token embeddings, and three quarters of their variance is the projection of the cube's centre, which all
-    prompts share. "embedding" is `scale` embedding_std (z - 1/2) P 6 / sqrt(d): nothing shared, and entries have the
-    standard deviation of the model's own token embeddings, times `scale`, because Var[(z - 1/2) P] = d (1/12) (1/3).
+    "instinct" is `scale` z P, as coded in INSTINCT with scale 1: entries have a standard deviation of sqrt(d) / 3, tens
+    of times that of token embeddings, and three quarters of their variance is the projection of the cube's centre,
+    which all prompts share. "embedding" is `scale` embedding_std (z - 1/2) P 6 / sqrt(d): nothing shared, and entries
+    have the standard deviation of the model's own token embeddings, times `scale`, because
+    Var[(z - 1/2) P] = d (1/12) (1/3).
 
     Args:
       points: [n, d] in [0, 1].
       projection: [d, P, D] from `random_projection`.
-      embedding_std: standard deviation of the entries of the embedding table, `jnp.std(params["embed"])`; "instinct" does
-        not look at it.
+      embedding_std: standard deviation of the entries of the embedding table, `jnp.std(params["embed"])`; "instinct"
+        does not look at it.
       scale: multiplier.
       scaling: "embedding" or "instinct".
 

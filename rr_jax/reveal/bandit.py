@@ -4,8 +4,8 @@ Everything here is a pure function of arrays with static shapes, so one bandit i
 nothing recompiles as observations arrive. This module must never know what an arm is: it sees feature rows and rewards,
 no language model, no text, no file.
 
-Sources: INSTINCT (Lin et al., ICML 2024; `NeuralTSDiag` with style "ucb" in xqlin98/INSTINCT) and NeuralUCB (Zhou et al.,
-ICML 2020; `learner_diag.py` in uclaml/NeuralUCB). Where INSTINCT's code and this module differ, on purpose:
+Sources: INSTINCT (Lin et al., ICML 2024; `NeuralTSDiag` with style "ucb" in xqlin98/INSTINCT) and NeuralUCB (Zhou et
+al., ICML 2020; `learner_diag.py` in uclaml/NeuralUCB). Where INSTINCT's code and this module differ, on purpose:
 
 - INSTINCT picks its first arm with an untrained network and raw features. Here `step` fits before it scores, so the
   initial observations inform the first pick.
@@ -113,7 +113,7 @@ class BanditState:
 
 
 class Scores(NamedTuple):
-    """[N] each: predicted reward, its uncertainty, and their sum. sigma far above the rewards means blind exploration."""
+    """[N] each: predicted reward, its uncertainty, their sum. sigma far above the rewards means blind exploration."""
 
     mean: jax.Array
     sigma: jax.Array
@@ -165,9 +165,9 @@ def observe(state: BanditState, features: jax.Array, rewards: jax.Array) -> Band
 def fit(state: BanditState, config: BanditConfig) -> BanditState:
     """Retrains the surrogate from its initial weights on everything observed.
 
-    `fit_steps` full-batch steps of Adam on the mean squared error, with lambda_ / n times the weights added to the gradient
-    (L2, not decoupled decay), inputs standardised over the observed rows; as coded in INSTINCT (`NeuralTSDiag.train`).
-    With nothing observed the initial weights come back.
+    `fit_steps` full-batch steps of Adam on the mean squared error, with lambda_ / n times the weights added to the
+    gradient (L2, not decoupled decay), inputs standardised over the observed rows; as coded in INSTINCT
+    (`NeuralTSDiag.train`). With nothing observed the initial weights come back.
     """
     observed = _observed(state)
     n = jnp.sum(observed)
@@ -286,7 +286,7 @@ def _standardize(state: BanditState, features: jax.Array) -> jax.Array:
     """(features - mean) / std over the observed rows; unchanged when there are none."""
     observed = _observed(state)
     n = jnp.sum(observed)
-    # Sums run over differences from one observed row, so a constant dimension has a std of exactly 0 in float32 as well.
+    # Sums run over differences from one observed row, so a constant dimension has a std of exactly 0 in float32 too.
     origin = jnp.where(n > 0, state.features[0], 0.0)
     offsets = jnp.where(observed[:, None], state.features - origin[None, :], 0.0)
     mean = jnp.sum(offsets, axis=0) / jnp.maximum(n, 1)

@@ -1,8 +1,8 @@
 """The reward of an arm: is what the model disclosed on target, and is it more than one thing said many times?
 
-Relevance in [0, 1] comes from outside (a task's oracle), diversity is the Vendi score of the responses, and the reward is
-their weighted harmonic mean. Kernels of texts are made on the host; the scores of kernels are pure functions of arrays.
-This module must never know which model answered, which arm asked, or what the target is.
+Relevance in [0, 1] comes from outside (a task's oracle), diversity is the Vendi score of the responses, and the reward
+is their weighted harmonic mean. Kernels of texts are made on the host; the scores of kernels are pure functions of
+arrays. This module must never know which model answered, which arm asked, or what the target is.
 
 Sources: Vendi score (Friedman and Dieng, TMLR 2023; vertaix/Vendi-Score `vendi.py`, `text_utils.py`). The normalisation
 of diversity and the clamps of the harmonic mean are ours.
@@ -32,12 +32,12 @@ class RewardParts(NamedTuple):
 
 @jax.jit
 def vendi_score(kernel: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Effective number of different items: exp of the entropy of the eigenvalues of kernel / n (order q = 1). In [1, n].
+    """Effective number of different items, in [1, n]: exp of the entropy of the eigenvalues of kernel / n (order 1).
 
-    A masked-out item is a degenerate one, not an absent one: it stays in n and counts as a repetition, its share 1/n going
-    to the largest eigenvalue. Eigenvalues of a principal submatrix interlace, so the spectrum that results majorises the
-    one before: masking an item out never raises the score. (Dropping it could: of a, a, a, b without one a, the rest is
-    more even.)
+    A masked-out item is a degenerate one, not an absent one: it stays in n and counts as a repetition, its share 1/n
+    going to the largest eigenvalue. Eigenvalues of a principal submatrix interlace, so the spectrum that results
+    majorises the one before: masking an item out never raises the score. (Dropping it could: of a, a, a, b without one
+    a, the rest is more even.)
 
     Args:
       kernel: [n, n] similarity, positive semi-definite with a diagonal of ones.
@@ -56,7 +56,7 @@ def vendi_score(kernel: jax.Array, mask: jax.Array | None = None) -> jax.Array:
 
 @jax.jit
 def vendi_from_features(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """`vendi_score` of the cosine kernel of feature rows; uses the d x d dual form when d < n, which has the same spectrum.
+    """`vendi_score` of the cosine kernel of feature rows; when d < n by its d x d dual, which has the same spectrum.
 
     Args:
       features: [n, d]. A row of zeros has no direction and is degenerate, as if masked out.
@@ -80,10 +80,10 @@ def vendi_from_features(features: jax.Array, mask: jax.Array | None = None) -> j
 def ngram_kernel(texts: Sequence[str]) -> np.ndarray:
     """[n, n] float64: cosine of word n-gram counts, averaged over n-gram sizes 1 to 4.
 
-    The kernel of `ngram_vendi_score` in vertaix/Vendi-Score, where a text with fewer words than an n-gram size has a row
-    of zeros and the diagonal falls below 1. Here such a text has one n-gram of that size, itself: the diagonal is always
-    1, short texts are similar when they are equal, and empty texts are identical to each other and unlike all others.
-    Words are runs of word characters or single punctuation marks; case counts.
+    The kernel of `ngram_vendi_score` in vertaix/Vendi-Score, where a text with fewer words than an n-gram size has a
+    row of zeros and the diagonal falls below 1. Here such a text has one n-gram of that size, itself: the diagonal is
+    always 1, short texts are similar when they are equal, and empty texts are identical to each other and unlike all
+    others. Words are runs of word characters or single punctuation marks; case counts.
     """
     words = [tuple(_WORD.findall(text)) for text in texts]
     kernel = np.zeros((len(texts), len(texts)))
@@ -101,8 +101,8 @@ def ngram_kernel(texts: Sequence[str]) -> np.ndarray:
 def normalized_vendi(score: jax.Array | float, n: int) -> jax.Array | float:
     """(score - 1) / (n - 1): 0 for n copies, 1 for n mutually orthogonal items, 0 for a single item.
 
-    Vendi scores grow with n: compare them at equal n. (Unnormalised, a value in [1, n] would leave the harmonic mean with
-    a relevance in [0, 1] to the relevance alone.)
+    Vendi scores grow with n: compare them at equal n. (Unnormalised, a value in [1, n] would leave the harmonic mean
+    with a relevance in [0, 1] to the relevance alone.)
 
     Raises:
       ValueError: n below 1.
@@ -130,7 +130,7 @@ def reward(relevances: Sequence[float] | np.ndarray, texts: Sequence[str], diver
     Args:
       relevances: [n] in [0, 1]; those of empty responses are not looked at.
       texts: the n responses, at least one.
-      diversity_weight: w in [0, 1] of `harmonic_mean`; with w > 0 a single response is worth nothing, its diversity is 0.
+      diversity_weight: w in [0, 1] of `harmonic_mean`; with w > 0 a single response, of diversity 0, is worth nothing.
 
     Raises:
       ValueError: no responses, lengths that differ, a relevance or weight outside [0, 1].

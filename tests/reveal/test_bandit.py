@@ -22,7 +22,7 @@ def as_float64(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
 
 
-# The reference: everything in float64, gradients written out, Adam from its paper with L2 in the gradient as torch does.
+# The reference: everything in float64, gradients written out, Adam from its paper with L2 in the gradient as in torch.
 
 
 def reference_forward(params, x):
@@ -57,12 +57,9 @@ def reference_fit(params, evaluated, rewards, config):
         gradient = jax.tree.map(lambda g, p: g + config.lambda_ / n * p, gradient, params)
         first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
         second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradient)
-        params = jax.tree.map(
-            lambda p, m, v, t=t: p - config.learning_rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8),
-            params,
-            first,
-            second,
-        )
+        rate, second_bias = config.learning_rate / (1 - 0.9**t), 1 - 0.999**t
+        updates = jax.tree.map(lambda m, v, r=rate, b=second_bias: r * m / (np.sqrt(v / b) + 1e-8), first, second)
+        params = jax.tree.map(np.subtract, params, updates)
     return params
 
 

@@ -54,7 +54,7 @@ def test_equals_float64_numpy_in_both_forms(shape):
     features, kernel = cosine_kernel(*shape)
     expected = reference_vendi(kernel)
     assert float(vendi_score(kernel)) == pytest.approx(expected, rel=1e-5)
-    # The kernel of features is built when d >= n and its dual when d < n: padding with zeros chooses without changing it.
+    # The kernel of features is built when d >= n, its dual when d < n: padding with zeros chooses and changes nothing.
     n, d = shape
     padded = np.pad(features, ((0, 0), (0, max(0, n - d))))
     assert float(vendi_from_features(features)) == pytest.approx(expected, rel=1e-5)
@@ -92,7 +92,7 @@ def test_more_similar_is_less_diverse_and_scores_stay_in_range():
     assert scores[-1] == pytest.approx(1, abs=1e-5)
 
 
-def test_the_scores_are_differentiable_and_vectorise():
+def test_scores_vectorise():
     kernels = jnp.stack([jnp.eye(4), jnp.ones((4, 4))])
     np.testing.assert_allclose(jax.vmap(vendi_score)(kernels), [4, 1], rtol=1e-5)
 

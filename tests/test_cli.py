@@ -1,0 +1,61 @@
+"""The command line: bad input is one line and exit code 2, and nothing is left behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rr_jax.models.hub import save
+from rr_jax.testbed import BASE
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+
+
+def rr_jax(*arguments):
+    command = [sys.executable, "-W", "ignore", "-m", "rr_jax.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    save(tiny.model(), path)
+    return path
+
+
+BAD = [
+    ("unknown key", {"rond": 1}, [], "unknown key 'rond'; did you mean 'round"),
+    ("unknown nested key", {}, ["release.lerning=1"], "unknown key 'release.lerning'"),
+    ("wrong type", {}, ["seed=first"], "seed: found 'first', input should be a valid integer"),
+    ("missing model", {"model": "no/such/model"}, [], "no/such/model"),
+    ("unknown target", {}, ["release.adapter.targets=[q,z]"], "no module is called 'z'"),
+    ("no retain file", {"task": {"name": "custom", "keywords": ["x"], "retain_text": "no.txt"}}, [], "no.txt"),
+]
+
+
+@pytest.mark.parametrize(("changes", "overrides", "message"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path, changes, overrides, message):
+    config = tiny.run_config(tmp_path / "run", folder, **changes)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    done = rr_jax("run", tmp_path / "config.yaml", *overrides)
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    for command in ("eval", "report"):
+        done = rr_jax(command, tmp_path)
+        assert done.returncode == 2
+        assert "is not a run folder" in done.stderr
+
+
+def test_generate_continues_a_prompt():
+    done = rr_jax("generate", BASE, "--prompt", "Q: Solve this problem:", "--max-new-tokens", "8")
+    assert done.returncode == 0, done.stderr
+    assert "> Q: Solve this problem:" in done.stdout
