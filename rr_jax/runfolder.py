@@ -45,7 +45,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: a text may hold other line ends
+        if not line:
+            continue
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

@@ -54,10 +54,13 @@ def ext_sub(expert: Adapter, anti: Adapter, alpha: float | jax.Array) -> Adapter
     n = normalize(w1/|w1| + w2/|w2|) and w = w1 - alpha (w2 - (w2 . n) n), which equals
     w = (1 + (alpha / 2) |w2| / |w1|) w1 - (alpha / 2) w2. That closed form is what is computed, in factor form.
 
-    Where w1 is zero the paper's formula is undefined (its code gives NaN); here the ratio |w2| / |w1| is then taken as 0,
-    so the column becomes -(alpha / 2) w2, the mean of the closed form's limits over all directions of w1. A column counts
-    as zero when its squared norm is below rounding error, 8 eps (sum_r |a_r| |b_r|)^2. Where w2 is zero w is w1. A module
-    that one of the two lacks is a zero update there.
+    Where w1 is zero the paper's formula is undefined (its code gives NaN); here the ratio |w2| / |w1| is then taken as
+    0, so the column becomes -(alpha / 2) w2, the mean of the closed form's limits over all directions of w1. A column
+    of the expert counts as zero when its squared norm is within rounding error, 8 eps (sum_r |a_r| |b_r|)^2. Where w2
+    is zero, w is w1. A module that one of the two lacks is a zero update there.
+
+    Raises:
+      ValueError: if updates of one module differ in layers, inputs or outputs.
     """
     half = jnp.asarray(alpha, jnp.float32) / 2
     amplified: Adapter = {}
@@ -80,8 +83,8 @@ def recompress(adapter: Adapter, rank: int) -> tuple[Adapter, dict[str, jax.Arra
     values are shared evenly, sqrt(s) on each side. Modules whose update cannot exceed `rank` keep a smaller one.
 
     Returns:
-      the adapter, and {module: [L]} the relative Frobenius error |discarded| / |update| (0 for a zero update), which does
-      not include float32 rounding.
+      the adapter, and {module: [L]} the relative Frobenius error |discarded| / |update| (0 for a zero update), which
+      does not include float32 rounding.
 
     Raises:
       ValueError: if rank is below 1.
@@ -125,7 +128,7 @@ def inner_product(left: Adapter, right: Adapter) -> dict[str, jax.Array]:
 
 
 def frobenius_norm(adapter: Adapter) -> dict[str, jax.Array]:
-    """Frobenius norms of the updates, {module: [L]}, from Gram matrices; the gradient at a zero update is 0, not NaN."""
+    """Frobenius norms of the updates, {module: [L]}, from Gram matrices; the gradient at a zero update is 0."""
     return {name: safe_sqrt(square) for name, square in inner_product(adapter, adapter).items()}
 
 
