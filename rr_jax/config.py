@@ -101,7 +101,7 @@ class CollectConfig(Section):
 
     best_arms: PositiveInt = 4
     size: PositiveInt = 256  # examples at most
-    min_size: PositiveInt = 32  # fewer than these: nothing (more) is revealed
+    min_size: PositiveInt = 16  # fewer than these: nothing (more) is revealed
     threshold: Share = 0.5  # least relevance of an example
     generations: PositiveInt = 1024  # responses generated at most
 
