@@ -1,10 +1,11 @@
-"""Runs the tiny configuration given as JSON; kills itself just before or after its n-th checkpoint if told to.
+"""Runs the tiny configuration given as JSON; at its n-th checkpoint it kills itself or finds the disk full, if told to.
 
-Usage: resume_script.py CONFIG_JSON [before|after N]
+Usage: resume_script.py CONFIG_JSON [before|after|full N]
 """
 
 import json
 import os
+import resource
 import signal
 import sys
 
@@ -25,9 +26,11 @@ def main() -> None:
             count[0] += 1
             if when == "after":
                 save(self, step, stage)
-            if count[0] == number:
+            if count[0] == number and when == "full":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))  # the system refuses to write further, as when full
+            elif count[0] == number:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if when == "before":
+            if when != "after":
                 save(self, step, stage)
 
         Checkpoints.save = save_and_die

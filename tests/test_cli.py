@@ -4,10 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import yaml
 
+from rr_jax import rounds
+from rr_jax.config import parse_config
 from rr_jax.models.hub import save
+from rr_jax.models.transformer import forward
 from rr_jax.testbed import BASE
 from tests import tiny
 
@@ -59,3 +64,25 @@ def test_generate_continues_a_prompt():
     done = rr_jax("generate", BASE, "--prompt", "Q: Solve this problem:", "--max-new-tokens", "8")
     assert done.returncode == 0, done.stderr
     assert "> Q: Solve this problem:" in done.stdout
+
+
+def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics))
+    rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder, rounds=1)))
+    done = rr_jax("export", tmp_path / "run", tmp_path / "merged", "--round", 1, "--to", "merged")
+    assert done.returncode == 0, done.stderr
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "merged").get_vocab() == tiny.tokenizer().get_vocab()
+    tokens = np.arange(3, 40)[None, :]
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens)).logits.numpy()
+    after, _, _ = rounds.load_round(tmp_path / "run", 1)
+    np.testing.assert_allclose(forward(after.params, jnp.asarray(tokens), after.config), theirs, atol=1e-4)
+    base = forward(tiny.params(), jnp.asarray(tokens), tiny.CONFIG)
+    assert np.abs(np.asarray(base) - theirs).max() > 1e-2
+    again = rr_jax("export", tmp_path / "run", tmp_path / "merged")
+    assert again.returncode == 2
+    assert "not an empty folder" in again.stderr

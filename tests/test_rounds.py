@@ -82,6 +82,19 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, uninterrupted, tmp_path, 
         same(whole[step], pieces[step])
 
 
+def test_a_full_disk_keeps_the_earlier_stages_and_the_run_goes_on_later(folder, uninterrupted, tmp_path):
+    config = tiny.run_config(tmp_path / "full", folder)
+    refused = script(config, "full", 3)
+    assert refused.returncode == 1, refused.stderr
+    last = refused.stderr.strip().splitlines()[-1]
+    assert "CheckpointError: checkpoint 2 in" in last
+    assert "earlier stages are kept: make room and run the same command again" in last
+    assert checkpoint_arrays(tmp_path / "full").keys() == {0, 1}
+    resumed = script(config)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (tmp_path / "full" / "summary.json").read_text() == (uninterrupted / "summary.json").read_text()
+
+
 def test_a_run_leaves_the_promised_files(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
     promised = "config.yaml manifest.json metrics.jsonl revealed checkpoints samples summary.json report.html"

@@ -309,6 +309,7 @@ def _write_weights(folder: Path, lm: LanguageModel, dtype: np.dtype, max_shard_b
             tensors[place.name] = np.ascontiguousarray(tensor.T if place.flip else tensor)
             weight_map[place.name] = file
         save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers reads no file without it
+        (folder / file).chmod((folder / "config.json").stat().st_mode)  # safetensors writes for the owner alone
     if len(shards) > 1:
         _write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 

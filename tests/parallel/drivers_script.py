@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rr_jax.lora.adapter import init_adapter
+from rr_jax.lora.adapter import init_adapter, stack_adapters
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.loss import token_nll
 from rr_jax.models.spec import init_params
 from rr_jax.parallel import collectives
 from rr_jax.parallel.wrap import DRIVERS, as_pmap, as_shard_map, choose_driver, limit_in_flight, replicate
+from rr_jax.release import objective
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 STEPS, BATCH, IN, OUT = 3, 8, 5, 3
@@ -146,8 +147,44 @@ def adapter_cases(report):
         report[f"{name}, adapter of a model"] = {"jit": distance(found, expected)}
 
 
+def release_cases(report):
+    """The step that runs train with: two stacked adapters on data of their own, an anchor and both penalties."""
+    config = ModelConfig(
+        family="llama", vocab_size=11, embed_dim=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
+        ffn_dim=12, norm_eps=1e-5, rope_theta=100.0,
+    )  # fmt: skip
+    base = jax.tree.map(lambda w: 5 * w if w.ndim > 2 else w, init_params(jax.random.key(0), config))
+    forget, retain, anchor = (init_adapter(jax.random.key(i), config, 2, ("q", "v", "down")) for i in range(3))
+    rng = np.random.default_rng(3)
+    shape = (8, 2, 6)
+    batches = [
+        {
+            "tokens": rng.integers(0, 11, shape).astype(np.int32),
+            "segment_ids": np.broadcast_to(np.array([1, 1, 1, 2, 2, 0], np.int32), shape),
+            "weights": (rng.uniform(size=shape) * (np.arange(8)[:, None, None] > 1)).astype(np.float32),
+        }
+        for _ in range(3)
+    ]
+    optimizer = optax.sgd(0.3)
+    for penalty in ("normalized", "olora"):
+        step = objective.make_step(config, optimizer, scale=2.0, penalty=penalty, strategy="map")
+        frozen = objective.Frozen(base, anchor, jnp.float32(0.7))
+        ends = {}
+        for name, driver in DRIVERS.items():
+            run, state = driver(step), objective.init_state(stack_adapters([forget, retain]), optimizer)
+            values = []
+            for batch in batches:
+                state, metrics = run(state, frozen, batch)
+                limit_in_flight((state, metrics))
+                values.append(jax.device_get(metrics))
+            ends[name] = (jax.device_get(state.adapters), values)
+        for name in ("pmap", "shard_map"):
+            report[f"{name}, release step, {penalty}"] = {"jit": distance(ends[name], ends["jit"])}
+
+
 if __name__ == "__main__":
     report: dict = {"devices": jax.local_device_count(), "cases": {}}
     linear_cases(report["cases"])
     adapter_cases(report["cases"])
+    release_cases(report["cases"])
     print(json.dumps(report))
