@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +70,7 @@ class _Display:
             console.print(f"{what}: done ({seconds:.1f} s{rate})")
 
 
-def _model_at(source: str, round: int | None) -> Any:
+def _model_at(source: str, round: int | None, chat: bool | None = None) -> Any:
     """The model of a run folder's round, or of a model folder or hub id."""
     from rr_jax.models.hub import load
     from rr_jax.rounds import load_round
@@ -77,7 +78,9 @@ def _model_at(source: str, round: int | None) -> Any:
 
     if (Path(source) / "config.yaml").is_file():
         return load_round(Path(source), round)[0]
-    return load(BASE if source == "testbed" else source)
+    with _Display() as display:
+        progress = partial(display, f"loading {source}")
+        return load(BASE if source == "testbed" else source, chat=chat, progress=progress)
 
 
 @app.command()
@@ -126,43 +129,64 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
     seed: Annotated[int, typer.Option()] = 0,
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--raw", help="Prompts are a user's messages; default: if there is a template."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Continues prompts; of a run, with the base model and the round's side by side."""
-    from rr_jax.generation.text import generate as generate_text
+    """Continues prompts, as they are decoded; of a run, with the base model and then with the round's."""
+    from rr_jax.generation.stream import stream_text
 
-    settings: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
-    }  # fmt: skip
-    prompts = [text.encode().decode("unicode_escape") if "\\n" in text else text for text in prompt]
-    is_run = (Path(source) / "config.yaml").is_file()
-    models = (
-        {"before": _model_at(source, 0), "after": _model_at(source, round)} if is_run else {"": _model_at(source, None)}
-    )
-    texts = {name: generate_text(lm, prompts, **settings) for name, lm in models.items()}
+    prompts = [text.replace("\\n", "\n") for text in prompt]  # a newline is hard to type
+    if (Path(source) / "config.yaml").is_file():
+        models = {"before: ": _model_at(source, 0), "after: ": _model_at(source, round)}
+    else:
+        models = {"": _model_at(source, None, chat)}
     for place, text in enumerate(prompts):
         console.print(Text(f"> {text}", style="bold"))
-        for name, outputs in texts.items():
-            console.print(Text(f"{name}: {outputs[place]}" if name else outputs[place]))
+        for name, lm in models.items():
+            sys.stdout.write(name)
+            for piece in stream_text(
+                lm, text, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, index=place
+            ):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+            sys.stdout.write("\n")
 
 
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     target: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
-    to: Annotated[str, typer.Option(help="merged: a Hugging Face model folder.")] = "merged",
+    to: Annotated[str, typer.Option(help="merged: a Hugging Face model folder; adapter: a PEFT one.")] = "merged",
     round: Annotated[int | None, typer.Option(help="Default: the selected round.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Writes a round's model as a Hugging Face folder."""
-    from rr_jax.models.hub import save
-    from rr_jax.rounds import load_round
+    """Writes a round's model as a Hugging Face folder, or all its rounds' updates as one exact PEFT adapter."""
+    from rr_jax.lora import algebra
+    from rr_jax.lora.peft import save_peft
+    from rr_jax.models.hub import model_folder, read_config, save
+    from rr_jax.rounds import load_deltas, load_round, model_source
 
-    if to != "merged":
-        raise ValueError(f"--to is {to!r}, expected 'merged'")
-    lm, _, number = load_round(folder, round)
-    save(lm, target)
-    console.print(f"round {number} of {folder} written to {target}")
+    if to not in ("merged", "adapter"):
+        raise ValueError(f"--to is {to!r}, expected 'merged' or 'adapter'")
+    if to == "merged":
+        lm, _, number = load_round(folder, round)
+        save(lm, target)
+        console.print(f"round {number} of {folder} written to {target}")
+        return
+    deltas, config, number = load_deltas(folder, round)
+    if deltas is None:
+        raise ValueError(f"round 0 of {folder} is the base model: there is nothing for an adapter to hold")
+    small, error = algebra.compact(deltas)
+    base = model_source(config)
+    save_peft(target, small, read_config(model_folder(base, config.revision)), base)
+    before, after = max(algebra.rank(deltas).values()), max(algebra.rank(small).values())
+    console.print(
+        f"rounds 1 to {number} of {folder} written to {target} as one adapter: rank {before} to {after}, "
+        f"largest relative error {max(error.values()):.1e}"
+    )
 
 
 @app.command()

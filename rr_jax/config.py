@@ -196,6 +196,7 @@ class RunConfig(Section):
     model: str = "testbed"  # "testbed", a folder, or a hub id
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    chat: bool | None = None  # prompts are a user's messages in the tokenizer's chat template; null: where it has one
     task: TaskConfig
     seed: Annotated[int, Field(ge=0)] = 0
     rounds: PositiveInt = 2

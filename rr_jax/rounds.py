@@ -43,13 +43,18 @@ class NothingRevealed(ValueError):
     """The first round's search disclosed too little to train on."""
 
 
+def model_source(config: RunConfig) -> str:
+    """The folder or hub id of a configuration's model, "testbed" being the one that ships with the package."""
+    return str(BASE) if config.model == "testbed" else config.model
+
+
 def load_model(config: RunConfig) -> LanguageModel:
-    """The model of a configuration, "testbed" being the one that ships with the package.
+    """The model of a configuration.
 
     Raises:
       ValueError: when it cannot be loaded, or has no tokenizer.
     """
-    lm = load(BASE if config.model == "testbed" else config.model, dtype=config.dtype, revision=config.revision)
+    lm = load(model_source(config), dtype=config.dtype, revision=config.revision, chat=config.chat)
     if lm.tokenizer is None:
         raise ValueError(f"model: {config.model} has no tokenizer, which a run needs")
     return lm
@@ -224,15 +229,25 @@ def load_round(folder: Path, round: int | None = None) -> tuple[LanguageModel, R
     Raises:
       ValueError: when the folder is no run or has no such round.
     """
+    deltas, config, round = load_deltas(folder, round)
+    lm = load_model(config)
+    return dataclasses.replace(lm, params=merged_params(lm.params, deltas)), config, round
+
+
+def load_deltas(folder: Path, round: int | None = None) -> tuple[Adapter | None, RunConfig, int]:
+    """What a round and all before it added to the base weights, in factor form; None for the base model, round 0.
+
+    Raises:
+      ValueError: when the folder is no run or has no such round.
+    """
     config = read_run(folder)
     if round is None:
         summary = folder / "summary.json"
         if not summary.exists():
             raise ValueError(f"{folder} has no summary.json yet: name a round, or finish the run first")
         round = int(json.loads(summary.read_text(encoding="utf-8"))["selected_round"])
-    lm = load_model(config)
     if round == 0:
-        return lm, config, 0
+        return None, config, 0
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         number = stage_number(round, "compose")
@@ -240,7 +255,6 @@ def load_round(folder: Path, round: int | None = None) -> tuple[LanguageModel, R
             done: Sequence[int] = [r for r in range(1, config.rounds + 1)
                                    if stage_number(r, "compose") in checkpoints.saved()]  # fmt: skip
             raise ValueError(f"{folder} has no round {round}; finished rounds: {', '.join(map(str, [0, *done]))}")
-        deltas = checkpoints.restore(number).arrays.get("deltas")
+        return checkpoints.restore(number).arrays.get("deltas"), config, round
     finally:
         checkpoints.close()
-    return dataclasses.replace(lm, params=merged_params(lm.params, deltas)), config, round

@@ -101,7 +101,8 @@ def reveal_stage(context: Context, round: int, deltas: Adapter | None) -> Stage:
 
 
 def _pack(context: Context, examples: Any, section: TrainConfig) -> Packed:
-    return pack_examples(context.base.tokenizer, examples, min(section.seq_len, context.base.config.max_positions))
+    base = context.base
+    return pack_examples(base.tokenizer, examples, min(section.seq_len, base.config.max_positions), base.chat)
 
 
 def _new_adapter(context: Context, name: str, round: int) -> Adapter:

@@ -27,7 +27,9 @@ def main() -> None:
             if when == "after":
                 save(self, step, stage)
             if count[0] == number and when == "full":
-                resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))  # the system refuses to write further, as when full
+                resource.setrlimit(
+                    resource.RLIMIT_FSIZE, (200, 200)
+                )  # the system refuses to write further, as when full
             elif count[0] == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             if when != "after":

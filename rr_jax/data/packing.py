@@ -28,29 +28,41 @@ class Packed(NamedTuple):
     weights: np.ndarray
 
 
-def encode_prompt(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a prompt with the tokenizer's own start token; one is put first if the tokenizer adds none."""
-    ids = list(tokenizer(text)["input_ids"])
+def encode_prompt(tokenizer: Any, text: str, chat: bool = False) -> list[int]:
+    """Token ids of a prompt, by the tokenizer's own rule for start tokens.
+
+    Args:
+      tokenizer: a transformers tokenizer.
+      text: "" is the start token alone: the tokenizer's, also of one that puts none before other texts (GPT-2).
+      chat: a text that is not empty is the message of a user, to be answered, in the tokenizer's chat template.
+    """
+    if chat and text:
+        message = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        # the template writes its start token itself
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    ids = list(tokenizer(text, verbose=False)["input_ids"])  # not verbose: what is too long is cut or refused later
     if ids and ids[-1] == tokenizer.eos_token_id:
         ids = ids[:-1]  # some tokenizers close every text; a prompt is to be continued
-    start = tokenizer.bos_token_id
-    if start is not None and ids[:1] != [start]:
-        ids = [start, *ids]
+    if not ids and tokenizer.bos_token_id is not None:
+        ids = [tokenizer.bos_token_id]
     return ids
 
 
-def encode_example(tokenizer: Any, example: Example) -> tuple[list[int], list[float]]:
-    """Ids and weights of start + prompt + response + end. Prompt and response are tokenised apart, as in generation."""
-    prompt = encode_prompt(tokenizer, example.prompt)
-    response = list(tokenizer(example.response, add_special_tokens=False)["input_ids"])
+def encode_example(tokenizer: Any, example: Example, chat: bool = False) -> tuple[list[int], list[float]]:
+    """Ids and weights of prompt + response + end. Prompt and response are tokenised apart, as in generation."""
+    prompt = encode_prompt(tokenizer, example.prompt, chat)
+    response = list(tokenizer(example.response, add_special_tokens=False, verbose=False)["input_ids"])
     if tokenizer.eos_token_id is not None:
         response = [*response, tokenizer.eos_token_id]
     weights = [example.prompt_weight] * len(prompt) + [example.response_weight] * len(response)
     return prompt + response, weights
 
 
-def pack_examples(tokenizer: Any, examples: Sequence[Example], seq_len: int) -> Packed:
+def pack_examples(tokenizer: Any, examples: Sequence[Example], seq_len: int, chat: bool = False) -> Packed:
     """Packs examples first-fit, in order, into rows of `seq_len` tokens; longer examples are cut at the end.
+
+    With `chat`, prompts are a user's messages; see `encode_prompt`.
 
     Raises:
       ValueError: when there is nothing to pack.
@@ -61,7 +73,7 @@ def pack_examples(tokenizer: Any, examples: Sequence[Example], seq_len: int) -> 
     free: list[int] = []
     recent = 0  # rows before this one are taken as full: keeps packing linear in the number of examples
     for example in examples:
-        ids, weights = encode_example(tokenizer, example)
+        ids, weights = encode_example(tokenizer, example, chat)
         ids, weights = ids[:seq_len], weights[:seq_len]
         row = next((r for r in range(recent, len(rows)) if free[r] >= len(ids)), None)
         if row is None:

@@ -34,7 +34,7 @@ def last_hidden(
       ValueError: no tokenizer, or a prompt longer than the model's positions.
     """
     soft_prompts = check_soft_prompts(soft_prompts, len(prompts), lm.config.embed_dim)
-    encoded = encode_prompts(lm.tokenizer, prompts, 0 if soft_prompts is None else soft_prompts.shape[1])
+    encoded = encode_prompts(lm.tokenizer, prompts, 0 if soft_prompts is None else soft_prompts.shape[1], lm.chat)
     for number, ids in enumerate(encoded):
         if len(ids) > lm.config.max_positions:
             raise ValueError(

@@ -5,7 +5,6 @@ tokens and the weights are data. Knows nothing about text or about how prompts w
 """
 
 import functools
-from typing import Any
 
 import flax.struct
 import jax
@@ -34,6 +33,101 @@ class Generated:
     steps: jax.Array
 
 
+@flax.struct.dataclass
+class Decoding:
+    """A batch on its way: the last token of each row [B], the cache with all before it, and what was written so far."""
+
+    token: jax.Array
+    cache: Cache
+    written: Generated
+
+
+@functools.partial(jax.jit, static_argnames=("max_new_tokens",))
+def start(
+    params: Params,
+    tokens: jax.Array | np.ndarray,
+    mask: jax.Array | np.ndarray,
+    keys: jax.Array,
+    config: ModelConfig,
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    eos_ids: jax.Array | np.ndarray,
+    pad_id: jax.Array | np.ndarray,
+    adapters: Adapter | None = None,
+    soft_prompt: jax.Array | np.ndarray | None = None,
+) -> Decoding:
+    """Reads the prompts and draws the first token of each row. Arguments as for `generate_tokens`."""
+    batch, length = tokens.shape
+    logits, cache = prefill(
+        params,
+        jnp.asarray(tokens),
+        jnp.asarray(mask),
+        config,
+        cache_size=length + max_new_tokens,
+        adapters=adapters,
+        soft_prompt=None if soft_prompt is None else jnp.asarray(soft_prompt),
+    )
+    nothing = Generated(
+        tokens=jnp.full((batch, max_new_tokens), pad_id, jnp.int32),
+        lengths=jnp.zeros((batch,), jnp.int32),
+        finished=~jnp.any(mask, axis=1),
+        steps=jnp.zeros((), jnp.int32),
+    )
+    # The first token follows from the prefill, so no model call is spent on the last one.
+    return _draw(logits, cache, nothing, keys, sampling, eos_ids, pad_id)
+
+
+@functools.partial(jax.jit, donate_argnames=("decoding",))
+def advance(
+    params: Params,
+    decoding: Decoding,
+    keys: jax.Array,
+    config: ModelConfig,
+    sampling: Sampling,
+    *,
+    limit: jax.Array | np.ndarray,
+    eos_ids: jax.Array | np.ndarray,
+    pad_id: jax.Array | np.ndarray,
+    adapters: Adapter | None = None,
+) -> Decoding:
+    """Draws until each row has ended or has `limit` tokens; the same whether that is done at once or in pieces."""
+    limit = jnp.minimum(limit, decoding.written.tokens.shape[1])
+
+    def going(decoding: Decoding) -> jax.Array:
+        return (decoding.written.steps < limit) & ~jnp.all(decoding.written.finished)
+
+    def step(decoding: Decoding) -> Decoding:
+        logits, cache = decode_step(params, decoding.token, decoding.cache, config, adapters=adapters)
+        return _draw(logits, cache, decoding.written, keys, sampling, eos_ids, pad_id)
+
+    result: Decoding = jax.lax.while_loop(going, step, decoding)
+    return result
+
+
+def _draw(
+    logits: jax.Array,
+    cache: Cache,
+    written: Generated,
+    keys: jax.Array,
+    sampling: Sampling,
+    eos_ids: jax.Array | np.ndarray,
+    pad_id: jax.Array | np.ndarray,
+) -> Decoding:
+    """One token for each row that has not ended."""
+    step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, written.steps)
+    token = sample_tokens(logits, step_keys, sampling)
+    ended = written.finished | jnp.any(token[:, None] == eos_ids[None, :], axis=1)
+    token = jnp.where(ended, pad_id, token)
+    written = Generated(
+        tokens=jax.lax.dynamic_update_slice(written.tokens, token[:, None], (0, written.steps)),
+        lengths=written.lengths + ~ended,
+        finished=ended,
+        steps=written.steps + 1,
+    )
+    return Decoding(token, cache, written)
+
+
 @functools.partial(jax.jit, static_argnames=("max_new_tokens",))
 def generate_tokens(
     params: Params,
@@ -50,7 +144,7 @@ def generate_tokens(
     adapters: Adapter | None = None,
     soft_prompt: jax.Array | np.ndarray | None = None,
 ) -> Generated:
-    """Continues each row until it draws an end token or has `limit` tokens.
+    """Continues each row until it draws an end token or has `limit` tokens: `start` and `advance` in one call.
 
     Token t of row i is drawn with fold_in(keys[i], t): it does not depend on the other rows or on when they end.
 
@@ -68,48 +162,9 @@ def generate_tokens(
       adapters: as in `forward`.
       soft_prompt: [B, P, D], as in `forward`.
     """
-    batch, length = tokens.shape
-    limit = jnp.minimum(limit, max_new_tokens)
-    logits, cache = prefill(
-        params,
-        jnp.asarray(tokens),
-        jnp.asarray(mask),
-        config,
-        cache_size=length + max_new_tokens,
-        adapters=adapters,
-        soft_prompt=None if soft_prompt is None else jnp.asarray(soft_prompt),
-    )
-
-    def draw(logits: jax.Array, step: jax.Array, state: Generated) -> tuple[jax.Array, Generated]:
-        step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
-        token = sample_tokens(logits, step_keys, sampling)
-        ended = state.finished | jnp.any(token[:, None] == eos_ids[None, :], axis=1)
-        token = jnp.where(ended, pad_id, token)
-        state = Generated(
-            tokens=jax.lax.dynamic_update_slice(state.tokens, token[:, None], (0, step)),
-            lengths=state.lengths + ~ended,
-            finished=ended,
-            steps=step + 1,
-        )
-        return token, state
-
-    def going(carry: tuple[jax.Array, Cache, Generated]) -> jax.Array:
-        state = carry[2]
-        return (state.steps < limit) & ~jnp.all(state.finished)
-
-    def advance(carry: tuple[jax.Array, Cache, Generated]) -> tuple[jax.Array, Cache, Generated]:
-        token, cache, state = carry
-        logits, cache = decode_step(params, token, cache, config, adapters=adapters)
-        token, state = draw(logits, state.steps, state)
-        return token, cache, state
-
-    state = Generated(
-        tokens=jnp.full((batch, max_new_tokens), pad_id, jnp.int32),
-        lengths=jnp.zeros((batch,), jnp.int32),
-        finished=~jnp.any(mask, axis=1),
-        steps=jnp.zeros((), jnp.int32),
-    )
-    # The first token follows from the prefill, so no model call is spent on the last one.
-    token, state = draw(logits, state.steps, state)
-    carry: Any = jax.lax.while_loop(going, advance, (token, cache, state))
-    return carry[2]
+    ends = {"eos_ids": eos_ids, "pad_id": pad_id}
+    begun = start(
+        params, tokens, mask, keys, config, sampling, max_new_tokens=max_new_tokens, **ends,
+        adapters=adapters, soft_prompt=soft_prompt,
+    )  # fmt: skip
+    return advance(params, begun, keys, config, sampling, limit=limit, **ends, adapters=adapters).written

@@ -40,8 +40,10 @@ def bucket(length: int) -> int:
     return size
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[str], soft_tokens: int = 0) -> list[list[int]]:
+def encode_prompts(tokenizer: Any, prompts: Sequence[str], soft_tokens: int = 0, chat: bool = False) -> list[list[int]]:
     """Ids of each prompt; `soft_tokens` soft tokens are put after the start token and before the text.
+
+    With `chat`, prompts are a user's messages in the tokenizer's chat template; see `encode_prompt`.
 
     INSTINCT, where the soft prompts come from, puts them before the start token (its tokenizer adds that to the text).
     Here the start token stays first, because models were trained with it there. A tokenizer without a start token has
@@ -56,7 +58,7 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], soft_tokens: int = 0)
         raise ValueError(f"prompts is the one string {prompts[:40]!r}, expected a list of strings")
     encoded = []
     for number, prompt in enumerate(prompts):
-        ids = encode_prompt(tokenizer, prompt)
+        ids = encode_prompt(tokenizer, prompt, chat)
         if not ids and not soft_tokens:
             raise ValueError(
                 f"prompt {number} ({prompt!r}) has no tokens and the tokenizer no start token to put first"

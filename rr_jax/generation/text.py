@@ -61,7 +61,7 @@ def generate(
       ValueError: no tokenizer, a prompt too long for the model, or a setting outside its range.
     """
     soft_prompts = check_soft_prompts(soft_prompts, len(prompts), lm.config.embed_dim)
-    encoded = encode_prompts(lm.tokenizer, prompts, 0 if soft_prompts is None else soft_prompts.shape[1])
+    encoded = encode_prompts(lm.tokenizer, prompts, 0 if soft_prompts is None else soft_prompts.shape[1], lm.chat)
     generations = generate_ids(
         lm,
         encoded,
@@ -99,17 +99,7 @@ def generate_ids(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Generation]:
     """As `generate`, from token ids to token ids; needs no tokenizer. `SOFT_TOKEN` ids mark where soft prompts go."""
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
-    room = lm.config.max_positions - max_new_tokens
-    for number, ids in enumerate(encoded):
-        if not ids:
-            raise ValueError(f"prompt {number} has no tokens, expected at least one")
-        if len(ids) > room:
-            raise ValueError(
-                f"prompt {number} has {len(ids)} tokens, expected at most {room}: the model has "
-                f"{lm.config.max_positions} positions, of which max_new_tokens takes {max_new_tokens}"
-            )
+    check_room(lm, encoded, max_new_tokens)
     sampling = make_sampling(temperature, top_k, top_p)
     soft_prompts = check_soft_prompts(soft_prompts, len(encoded), lm.config.embed_dim)
     ends = end_tokens(lm)
@@ -123,7 +113,7 @@ def generate_ids(
             lm.params,
             batch.tokens,
             batch.mask,
-            _keys(base, indices),
+            row_keys(base, indices),
             lm.config,
             sampling,
             max_new_tokens=bucket(max_new_tokens),
@@ -148,8 +138,24 @@ def end_tokens(lm: LanguageModel) -> tuple[int, ...]:
     return tuple(sorted({*lm.config.eos_token_ids, *(() if own is None else (own,))}))
 
 
+def check_room(lm: LanguageModel, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raises ValueError unless every prompt has tokens and, with what is to follow, fits the model's positions."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
+    room = lm.config.max_positions - max_new_tokens
+    for number, ids in enumerate(encoded):
+        if not ids:
+            raise ValueError(f"prompt {number} has no tokens, expected at least one")
+        if len(ids) > room:
+            raise ValueError(
+                f"prompt {number} has {len(ids)} tokens, expected at most {room}: the model has "
+                f"{lm.config.max_positions} positions, of which max_new_tokens takes {max_new_tokens}"
+            )
+
+
 @jax.jit
-def _keys(base: jax.Array, indices: np.ndarray) -> jax.Array:
+def row_keys(base: jax.Array, indices: np.ndarray) -> jax.Array:
+    """The key of each row from the global index of its prompt: [B] indices -> [B] keys."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, indices)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rr_jax.lora.adapter import Adapter, scale_adapter
@@ -94,20 +95,46 @@ def recompress(adapter: Adapter, rank: int) -> tuple[Adapter, dict[str, jax.Arra
     small: Adapter = {}
     error: dict[str, jax.Array] = {}
     for name, module in adapter.items():
-        q_a, r_a = jnp.linalg.qr(module["a"])
-        q_b, r_b = jnp.linalg.qr(module["b"].mT)
-        core = jnp.matmul(r_a, r_b.mT, precision=_HIGHEST)
-        u, s, vt = jnp.linalg.svd(core, full_matrices=False)
+        u, s, vt = _factored_svd(module)
         root = jnp.sqrt(s[..., :rank])
-        small[name] = {
-            "a": jnp.matmul(q_a, u[..., :rank] * root[..., None, :], precision=_HIGHEST),
-            "b": jnp.matmul(root[..., :, None] * vt[..., :rank, :], q_b.mT, precision=_HIGHEST),
-        }
+        small[name] = {"a": u[..., :rank] * root[..., None, :], "b": root[..., :, None] * vt[..., :rank, :]}
         top = jnp.maximum(s[..., :1], jnp.finfo(s.dtype).tiny)
         share = s / top  # squares of small singular values would underflow
         discarded, whole = jnp.sum(share[..., rank:] ** 2, axis=-1), jnp.sum(share**2, axis=-1)
         error[name] = jnp.sqrt(discarded / jnp.where(whole > 0, whole, 1.0))
     return small, error
+
+
+def compact(adapter: Adapter) -> tuple[Adapter, dict[str, float]]:
+    """The same updates with the smallest ranks that float32 can tell apart; not jittable.
+
+    A module keeps as many singular values as its fullest layer has above 1e-6 of the layer's largest.
+
+    Returns:
+      the adapter, and {module: relative Frobenius error}, the largest over layers of |small - given| / |given|, from
+      float64 factors, so it includes every rounding.
+    """
+    small: Adapter = {}
+    error: dict[str, float] = {}
+    for name, module in adapter.items():
+        _, s, _ = _factored_svd(module)
+        kept = int(jnp.max(jnp.sum(s > 1e-6 * s[..., :1], axis=-1)))
+        small |= recompress({name: module}, max(kept, 1))[0]
+        error[name] = _relative_difference(small[name], module)
+    return small, error
+
+
+def _relative_difference(small: dict[str, jax.Array], given: dict[str, jax.Array]) -> float:
+    """|small - given| / |given| of the worst layer: QR of the joined factors in float64, so nothing cancels."""
+    wide = {side: [np.asarray(m[side], np.float64) for m in (small, given)] for side in ("a", "b")}
+
+    def norm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        core = np.linalg.qr(a).R @ np.linalg.qr(b.swapaxes(-1, -2)).R.swapaxes(-1, -2)
+        return np.linalg.norm(core, axis=(-2, -1))
+
+    difference = norm(np.concatenate(wide["a"], axis=-1), np.concatenate([wide["b"][0], -wide["b"][1]], axis=-2))
+    whole = norm(wide["a"][1], wide["b"][1])
+    return float(np.max(difference / np.where(whole > 0, whole, 1.0)))
 
 
 def delta_weight(adapter: Adapter) -> dict[str, jax.Array]:
@@ -141,6 +168,14 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
     """sqrt of x where it is positive, else 0; the gradient where it is not positive is 0."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def _factored_svd(module: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """u [L, in, K], s [L, K] descending, vt [L, K, out] of a @ b, which is never formed; K is R or the smaller side."""
+    q_a, r_a = jnp.linalg.qr(module["a"])
+    q_b, r_b = jnp.linalg.qr(module["b"].mT)
+    u, s, vt = jnp.linalg.svd(jnp.matmul(r_a, r_b.mT, precision=_HIGHEST), full_matrices=False)
+    return jnp.matmul(q_a, u, precision=_HIGHEST), s, jnp.matmul(vt, q_b.mT, precision=_HIGHEST)
 
 
 def _column_squares(module: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

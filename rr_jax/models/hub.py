@@ -1,16 +1,19 @@
 """Loads and saves Hugging Face folders: config, tokenizer and weights, safetensors only.
 
-A weight file is read one tensor at a time into stacked arrays, so loading needs the memory of the model and one tensor
-more. Saving writes beside the folder and moves it into place at the end. Nothing pickled is opened and no code that
-comes with a model is run.
+Headers are compared with the config before any tensor is read. Then each array is put together from the tensors of its
+layers, or only the block of it that a device is to hold, so loading needs the memory of the model and of one stacked
+array more. Saving writes beside the folder and moves it into place at the end. No code that comes with a model is run.
 """
 
-import contextlib
 import dataclasses
+import itertools
 import json
+import math
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +21,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rr_jax.models import families
+from rr_jax.models import families, weights
 from rr_jax.models.config import ModelConfig
+from rr_jax.models.families import Tensor
 from rr_jax.models.spec import ArraySpec, param_specs
 
 DTYPES = ("float32", "bfloat16", "float16")
 Progress = Callable[[int, int], None]
+Shardings = Callable[[ArraySpec], jax.sharding.Sharding]
 
 _HUB_PATTERNS = ["*.json", "model*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt", "*.jinja"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+# Rotary tables and causal masks that old checkpoints hold as if they were weights.
+_BUFFERS = re.compile(r"rotary_emb\.inv_freq$|attn\.(masked_)?bias$|attention\.(masked_)?bias$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +44,21 @@ class LanguageModel:
       config: static description.
       params: the tree that `spec.param_specs(config)` describes.
       tokenizer: a transformers tokenizer, or None if the folder has none.
+      chat: whether prompts are messages of a user, to be put into the tokenizer's chat template.
     """
 
     config: ModelConfig
     params: dict[str, Any]
     tokenizer: Any = None
+    chat: bool = False
 
 
 def load(
     source: str | os.PathLike[str],
     dtype: str = "float32",
     revision: str | None = None,
+    chat: bool | None = False,
+    shardings: Shardings | None = None,
     progress: Progress | None = None,
 ) -> LanguageModel:
     """Loads a causal language model from a folder or from the Hugging Face hub.
@@ -58,7 +67,10 @@ def load(
       source: a folder, or a hub id such as "HuggingFaceTB/SmolLM2-135M".
       dtype: of the weights in memory, one of `DTYPES`.
       revision: branch, tag or commit on the hub; not used for a folder.
-      progress: called with (tensors read, tensors in all) after each one.
+      chat: whether prompts are a user's messages in the tokenizer's chat template; None: where it has one.
+      shardings: from an array's spec (shape and named axes) to where it is to lie; each device's block is read by
+        itself. By default all arrays lie whole on the default device.
+      progress: called with (kinds of weights read, kinds in all) after each one.
 
     Raises:
       ValueError: whatever is wrong with the folder, naming the file, field or tensor, what was found and what was
@@ -66,11 +78,15 @@ def load(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    folder = _folder(source, revision)
+    folder = model_folder(source, revision)
     config = read_config(folder)
     tokenizer = _read_tokenizer(folder, config)
-    params = _read_params(folder, config, jnp.dtype(dtype), progress)
-    return LanguageModel(config, params, tokenizer)
+    template = getattr(tokenizer, "chat_template", None)
+    if chat and template is None:
+        raise ValueError(f"chat is on, but the tokenizer of {source} has no chat template")
+    chat = template is not None if chat is None else chat
+    params = _read_params(folder, config, jnp.dtype(dtype), shardings, progress)
+    return LanguageModel(config, params, tokenizer, chat)
 
 
 def save(
@@ -97,7 +113,8 @@ def save(
         raise ValueError(f"{folder} exists and is not an empty folder; a model is only written to a new one")
     _check_params(lm)
     name = dtype or str(lm.params["embed"].dtype)
-    config = {**families.config_to_hf(lm.config), "dtype": name}
+    pad = getattr(lm.tokenizer, "pad_token_id", None)
+    config = {**families.config_to_hf(lm.config), "dtype": name, "pad_token_id": pad}
     tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id") if config[key] is not None}
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
@@ -119,15 +136,15 @@ def save(
 
 def read_config(folder: Path) -> ModelConfig:
     """The ModelConfig of a folder. End-of-text ids come from generation_config.json where that lists them."""
-    hf = _read_json(folder / "config.json")
+    hf = weights.read_json(folder / "config.json")
     generation = folder / "generation_config.json"
     if generation.is_file():
-        found = _read_json(generation)
+        found = weights.read_json(generation)
         hf |= {key: found[key] for key in ("bos_token_id", "eos_token_id") if found.get(key) is not None}
     return families.config_from_hf(hf)
 
 
-def _folder(source: str | os.PathLike[str], revision: str | None) -> Path:
+def model_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The local folder of `source`, downloaded if it is a hub id."""
     path = Path(source).expanduser()
     if path.is_dir():
@@ -142,18 +159,6 @@ def _folder(source: str | os.PathLike[str], revision: str | None) -> Path:
         reason = " ".join(str(error).split())
         raise ValueError(f"no folder named {source}, and the hub could not provide it: {reason}") from error
     return Path(found)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} has no {path.name}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # includes undecodable bytes
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a JSON {type(value).__name__}, expected an object")
-    return value
 
 
 def _read_tokenizer(folder: Path, config: ModelConfig) -> Any:
@@ -171,106 +176,97 @@ def _read_tokenizer(folder: Path, config: ModelConfig) -> Any:
     return tokenizer
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, one or as the index lists them."""
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    if not (folder / _INDEX).is_file():
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        beside = f" (found {', '.join(pickled)}, but pickled weights are never opened: safetensors only)"
-        raise ValueError(f"{folder} has no {_SINGLE} and no {_INDEX}{beside if pickled else ''}")
-    weight_map = _read_json(folder / _INDEX).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ValueError(f"{folder / _INDEX} has no weight_map object")
-    names = sorted(set(map(str, weight_map.values())))
-    for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise ValueError(f"{folder / _INDEX} lists {name}, which is not a file in {folder}")
-    return [folder / name for name in names]
+def _read_params(
+    folder: Path, config: ModelConfig, dtype: jnp.dtype, shardings: Shardings | None, progress: Progress | None
+) -> dict[str, Any]:
+    """The parameter tree, array by array, each block straight to the device that holds it."""
+    specs, tensors = param_specs(config), families.model_tensors(config)
+    with weights.opened(folder) as files:
+        found = _check_names(folder, config, tensors, files)
+
+        def array(tensor: Tensor, part: int) -> jax.Array:
+            spec = (specs["layers"] if tensor.layered else specs)[tensor.parts[part]]
+            names = [found[tensor.name.format(layer)] for layer in range(config.num_layers if tensor.layered else 1)]
+
+            def block(index: tuple[slice, ...]) -> np.ndarray:
+                layers, rest = (names[index[0]], index[1:]) if tensor.layered else (names, index)
+                pieces = (_part(files, name, tensor, part, config)[rest] for name in layers)
+                if not tensor.layered:
+                    return next(pieces).astype(dtype)
+                first = next(pieces)
+                stacked = np.empty((len(layers), *first.shape), dtype)
+                for layer, piece in enumerate(itertools.chain([first], pieces)):
+                    stacked[layer] = piece
+                return stacked
+
+            sharding = None if shardings is None else shardings(spec)
+            if sharding is None:
+                return jnp.asarray(block((slice(None),) * len(spec.shape)))
+            return jax.make_array_from_callback(spec.shape, sharding, block)
+
+        params: dict[str, Any] = {"layers": {}}
+        for done, tensor in enumerate(tensors, start=1):
+            for part, ours in enumerate(tensor.parts):
+                (params["layers"] if tensor.layered else params)[ours] = array(tensor, part)
+            files.forget()
+            if progress is not None:
+                progress(done, len(tensors))
+    return params
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """An open safetensors file. Whatever it reports about its own bytes becomes a ValueError that names it."""
-    import safetensors
+def _check_names(
+    folder: Path, config: ModelConfig, tensors: Sequence[Tensor], files: weights.WeightFiles
+) -> dict[str, str]:
+    """Compares the headers of the files with the config before anything is read: {name: name in the files}.
 
-    try:
-        with safetensors.safe_open(str(path), framework="numpy") as file:
-            yield file
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is truncated or corrupt: {error}") from error
-
-
-def _read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, progress: Progress | None) -> dict[str, Any]:
-    """Fills the parameter tree tensor by tensor."""
-    arrays: dict[str, Any] = jax.tree.map(lambda spec: np.empty(spec.shape, np.dtype(dtype)), param_specs(config))
-    places = {place.name: place for place in _places(config)}
-    missing = set(places)
-    for path in _weight_files(folder):
-        with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                if name not in places:
-                    if _ignored(name, config):
-                        continue
-                    raise ValueError(f"{path} holds {name}, which a {config.family} model of this config does not have")
-                _fill(places[name].of(arrays), file.get_tensor(name), places[name].flip, f"{path}: {name}")
-                missing.discard(name)
-                if progress is not None:
-                    progress(len(places) - len(missing), len(places))
+    Raises:
+      ValueError: tensors are missing, or there that the model does not have, or of another shape or dtype.
+    """
+    prefix = families.base_prefix(config)
+    found, missing, used = {}, [], set()
+    for tensor in tensors:
+        shape = tensor.file_shape(_part_shapes(tensor, config))
+        for layer in range(config.num_layers if tensor.layered else 1):
+            name = tensor.name.format(layer)
+            there = next((n for n in (name, name.removeprefix(prefix)) if n in files.names), None)
+            if there is None:
+                missing.append(f"{name} {list(shape)}")
+                continue
+            files.check(there, shape)
+            found[name] = there
+            used.add(there)
+    extra = [name for name in files.names if name not in used and not _ignored(name, config)]
     if missing:
-        first = places[min(missing)]
-        shape = list(_in_file(first.of(arrays).shape, first.flip))
+        raise ValueError(f"{folder} lacks {_some(missing, len(found) + len(missing))}")
+    if extra:
         raise ValueError(
-            f"{folder} lacks {len(missing)} of {len(places)} weights, first {first.name} with shape {shape}"
+            f"{folder} holds {_some(extra, len(files.names))}, which a {config.family} model of this config has not"
         )
-    for tree in (arrays["layers"], arrays):  # one array after the other, so that few are held twice
-        for name in tree:
-            if name != "layers":
-                tree[name] = jnp.asarray(tree[name])
-    return arrays
+    return found
 
 
-def _fill(view: np.ndarray, tensor: np.ndarray, flip: bool, name: str) -> None:
-    """Copies a tensor of the file into its place, transposed from [out, in] to [in, out] if `flip`."""
-    if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.dtype.itemsize < 2:
-        raise ValueError(f"{name} is {tensor.dtype}, expected unquantised floating point")
-    expected = _in_file(view.shape, flip)
-    if tensor.shape != expected:
-        raise ValueError(f"{name} has shape {list(tensor.shape)}, the config expects {list(expected)}")
-    view[...] = tensor.T if flip else tensor
+def _some(names: Sequence[str], of: int) -> str:
+    """The first five names, and the count of the rest."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} of {of} weights: {', '.join(names[:5])}{more}"
 
 
-def _in_file(shape: tuple[int, ...], flip: bool) -> tuple[int, ...]:
-    return shape[::-1] if flip else shape
+def _part_shapes(tensor: Tensor, config: ModelConfig) -> list[tuple[int, ...]]:
+    """The shape of each part of a tensor, of one layer."""
+    specs = param_specs(config)
+    return [specs["layers"][part].shape[1:] if tensor.layered else specs[part].shape for part in tensor.parts]
+
+
+def _part(files: weights.WeightFiles, name: str, tensor: Tensor, part: int, config: ModelConfig) -> np.ndarray:
+    """One part of one tensor, [in, out] or a vector."""
+    shapes = _part_shapes(tensor, config)
+    return tensor.split(files.read(name), shapes, config.head_dim)[part]
 
 
 def _ignored(name: str, config: ModelConfig) -> bool:
-    """Tensors that old exports carry and no model reads: rotary tables, and a copy of tied embeddings."""
-    return name.endswith("rotary_emb.inv_freq") or (config.tied_embeddings and name == families.global_name("head"))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where one tensor of a file lives in the parameter tree, and whether it is transposed in the file."""
-
-    name: str
-    ours: str
-    layer: int | None
-    flip: bool
-
-    def of(self, params: dict[str, Any]) -> Any:
-        return params[self.ours] if self.layer is None else params["layers"][self.ours][self.layer]
-
-
-def _places(config: ModelConfig) -> Iterator[_Place]:
-    """The place of every tensor of a model, layer by layer."""
-    specs = param_specs(config)
-    for ours in specs:
-        if ours != "layers":
-            yield _Place(families.global_name(ours), ours, None, ours == "head")
-    for layer in range(config.num_layers):
-        for ours, spec in specs["layers"].items():
-            yield _Place(families.layer_name(ours, layer), ours, layer, len(spec.shape) == 3)
+    """Tensors that old exports carry and no model reads: tables and masks, and a copy of tied embeddings."""
+    heads = [tensor.name for tensor in families.FAMILIES[config.family].TENSORS if tensor.parts == ("head",)]
+    return bool(_BUFFERS.search(name)) or (config.tied_embeddings and name in (*heads, "lm_head.weight"))
 
 
 def _check_params(lm: LanguageModel) -> None:
@@ -288,30 +284,24 @@ def _check_params(lm: LanguageModel) -> None:
 
 def _write_weights(folder: Path, lm: LanguageModel, dtype: np.dtype, max_shard_bytes: int) -> None:
     """Writes model.safetensors, or numbered shards and their index. One shard at a time is in memory."""
-    from safetensors.numpy import save_file
+    places = [
+        (tensor, layer)
+        for tensor in sorted(families.model_tensors(lm.config), key=lambda tensor: tensor.layered)
+        for layer in range(lm.config.num_layers if tensor.layered else 1)
+    ]
+    places.sort(key=lambda place: (place[0].layered, place[1]))  # layer by layer, as they are used
 
-    shards: list[list[_Place]] = [[]]
-    size = total = 0
-    for place in _places(lm.config):
-        stacked = lm.params[place.ours] if place.layer is None else lm.params["layers"][place.ours]
-        nbytes = stacked.size // (1 if place.layer is None else lm.config.num_layers) * dtype.itemsize
-        if shards[-1] and size + nbytes > max_shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(place)
-        size, total = size + nbytes, total + nbytes
-    weight_map = {}
-    for number, shard in enumerate(shards, start=1):
-        file = _SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {}
-        for place in shard:
-            tensor = np.asarray(place.of(lm.params)).astype(dtype)
-            tensors[place.name] = np.ascontiguousarray(tensor.T if place.flip else tensor)
-            weight_map[place.name] = file
-        save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers reads no file without it
-        (folder / file).chmod((folder / "config.json").stat().st_mode)  # safetensors writes for the owner alone
-    if len(shards) > 1:
-        _write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    def whole(tensor: Tensor, layer: int) -> np.ndarray:
+        arrays = [lm.params["layers"][p][layer] if tensor.layered else lm.params[p] for p in tensor.parts]
+        return tensor.join([np.asarray(array).astype(dtype) for array in arrays], lm.config.head_dim)
+
+    sizes = [math.prod(t.file_shape(_part_shapes(t, lm.config))) * dtype.itemsize for t, _ in places]
+    weights.write(
+        folder,
+        [(tensor.name.format(layer), partial(whole, tensor, layer)) for tensor, layer in places],
+        sizes,
+        max_shard_bytes,
+    )
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -9,26 +9,50 @@ import math
 import jax
 import jax.numpy as jnp
 
-from rr_jax.models.config import ModelConfig
+from rr_jax.models.config import ModelConfig, RopeScaling
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
 
 
-def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) * weight over the last axis, in float32, returned in the dtype of `x` (Zhang & Sennrich 2019)."""
+def rms_norm(x: jax.Array, weight: jax.Array, eps: float, offset: float = 0.0) -> jax.Array:
+    """x / rms(x) * (weight + offset) over the last axis, in float32, in the dtype of `x` (Zhang & Sennrich 2019)."""
     wide = x.astype(jnp.float32)
     normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    weight = weight.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + weight.shape)
-    return (normed * weight).astype(x.dtype)
+    return (normed * (_along_last(weight, x.ndim) + offset)).astype(x.dtype)
 
 
-def rotary_frequencies(config: ModelConfig) -> jax.Array:
-    """Angular frequency of each rotary pair, [h / 2] float32, after the config's scaling.
+def layer_norm(x: jax.Array, weight: jax.Array | None, bias: jax.Array | None, eps: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, in float32, in the dtype of `x`.
+
+    (Ba, Kiros & Hinton 2016.) Without a weight or bias nothing is multiplied or added.
+    """
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    normed = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    if weight is not None:
+        normed = normed * _along_last(weight, x.ndim)
+    if bias is not None:
+        normed = normed + _along_last(bias, x.ndim)
+    return normed.astype(x.dtype)
+
+
+def _along_last(vector: jax.Array, ndim: int) -> jax.Array:
+    return vector.astype(jnp.float32).reshape((1,) * (ndim - vector.ndim) + vector.shape)
+
+
+def rotary_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None) -> jax.Array:
+    """Angular frequency of each of the dim / 2 rotary pairs, float32, after scaling.
 
     The llama3 rule is that of the Llama 3.1 release: wavelengths longer than original / low_freq_factor are divided by
     `factor`, shorter than original / high_freq_factor are kept, and those between are interpolated.
     """
-    exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**exponents
-    scaling = config.rope_scaling
+    exponents = jnp.arange(0, dim, 2, dtype=jnp.float32) / dim
+    frequencies = 1.0 / theta**exponents
     if scaling is None:
         return frequencies
     if scaling.kind == "linear":
@@ -41,17 +65,29 @@ def rotary_frequencies(config: ModelConfig) -> jax.Array:
     raise ValueError(f"rope_scaling.kind is {scaling.kind!r}, expected 'linear' or 'llama3'")
 
 
-def rotary_angles(positions: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of positions [B, S], each [B, S, h / 2] float32: computed once, shared by all layers."""
-    angles = positions.astype(jnp.float32)[:, :, None] * rotary_frequencies(config)[None, None, :]
+def rotary_angles(positions: jax.Array, config: ModelConfig, *, local: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of positions [B, S], each [B, S, rotated / 2] float32: computed once, shared by all layers.
+
+    `local` gives those of the layers that slide, where the config has another theta for them.
+    """
+    if local and config.local_rope_theta is not None:
+        frequencies = rotary_frequencies(config.rotated, config.local_rope_theta)
+    else:
+        frequencies = rotary_frequencies(config.rotated, config.rope_theta, config.rope_scaling)
+    angles = positions.astype(jnp.float32)[:, :, None] * frequencies[None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
 
 def apply_rotary(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates the halves of each head of x [B, S, heads, h] (the half-split layout of Hugging Face)."""
+    """Rotates the halves of the first entries of each head of x [B, S, heads, h] (half-split, as Hugging Face has it).
+
+    As many entries as there are angles, two for each; the rest of the head passes through.
+    """
     cos, sin = (part[:, :, None, :] for part in angles)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    rotated = 2 * cos.shape[-1]
+    first, second = jnp.split(x[..., :rotated].astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    return turned if rotated == x.shape[-1] else jnp.concatenate([turned, x[..., rotated:]], axis=-1)
 
 
 def linear(
@@ -74,13 +110,22 @@ def linear(
     return y.reshape(*x.shape[:-1], weight.shape[-1])
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> jax.Array:
     """Grouped-query attention with a float32 softmax.
 
     Args:
       q: [B, S, H, h].
       k, v: [B, T, K, h]; H is a multiple of K.
       mask: [B, S, T] bool, which slots each query sees.
+      scale: what scores are multiplied by; None is 1 / sqrt(h).
+      softcap: scores become softcap * tanh(scores / softcap) before the mask (Gemma 2).
 
     Returns:
       [B, S, H * h]. A query that sees nothing (padding) gets the mean of all slots, which nobody reads.
@@ -88,7 +133,15 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.
     batch, length, heads, dim = q.shape
     kv_heads = k.shape[2]
     grouped = q.reshape(batch, length, kv_heads, heads // kv_heads, dim)
-    scores = jnp.einsum("bskgh,btkh->bkgst", grouped, k, preferred_element_type=jnp.float32) / math.sqrt(dim)
+    scores = jnp.einsum("bskgh,btkh->bkgst", grouped, k, preferred_element_type=jnp.float32)
+    scores = scores / math.sqrt(dim) if scale is None else scores * scale
+    if softcap is not None:
+        scores = soft_cap(scores, softcap)
     scores = jnp.where(mask[:, None, None, :, :], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgst,btkh->bskgh", weights, v).reshape(batch, length, heads * dim)
+
+
+def soft_cap(x: jax.Array, cap: float) -> jax.Array:
+    """cap * tanh(x / cap): x where it is small, never beyond +- cap (Gemma 2)."""
+    return cap * jnp.tanh(x / cap)

@@ -37,7 +37,7 @@ def _nll(params: Params, states: jax.Array, targets: jax.Array, config: ModelCon
     """Cross-entropy [N] of states [N, D], as logsumexp - target logit (cheaper than log_softmax and a gather)."""
 
     def chunk(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        logits = unembed(params, pair[0])
+        logits = unembed(params, pair[0], config)
         return jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, pair[1][:, None], axis=-1)[:, 0]
 
     rows = max(1, LOGITS_AT_ONCE // config.vocab_size)

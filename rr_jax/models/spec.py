@@ -1,6 +1,6 @@
 """The shape, axes and initialisation of every array of a model, stated once.
 
-Initialisation, abstract trees and checks on loaded weights all read this one description.
+Initialisation, abstract trees, shardings and checks on loaded weights all read this one description.
 """
 
 import dataclasses
@@ -25,20 +25,6 @@ class ArraySpec:
     scale: float = 0.02
 
 
-def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """(in, out) of each linear module of a layer; these are the modules an adapter can target."""
-    embed, heads, kv = config.embed_dim, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return {
-        "q": (embed, heads),
-        "k": (embed, kv),
-        "v": (embed, kv),
-        "o": (heads, embed),
-        "gate": (embed, config.ffn_dim),
-        "up": (embed, config.ffn_dim),
-        "down": (config.ffn_dim, embed),
-    }
-
-
 _LINEAR_AXES = {
     "q": ("embed", "heads"),
     "k": ("embed", "kv_heads"),
@@ -50,32 +36,60 @@ _LINEAR_AXES = {
 }
 
 
+def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """(in, out) of each linear module of a layer; these are the modules an adapter can target."""
+    sizes = {
+        "embed": config.embed_dim,
+        "heads": config.num_heads * config.head_dim,
+        "kv_heads": config.num_kv_heads * config.head_dim,
+        "ffn": config.ffn_dim,
+    }
+    names = [name for name in LINEAR_MODULES if config.gated or name != "gate"]
+    return {name: (sizes[_LINEAR_AXES[name][0]], sizes[_LINEAR_AXES[name][1]]) for name in names}
+
+
 def param_specs(config: ModelConfig) -> dict[str, Any]:
     """The tree of `ArraySpec` of a model's parameters; layers are stacked on a leading axis for `lax.scan`."""
     layers, embed, vocab = config.num_layers, config.embed_dim, config.vocab_size
-    residual = 0.02 / math.sqrt(2 * layers)
-    block: dict[str, ArraySpec] = {
-        "attn_norm": ArraySpec((layers, embed), ("layers", "embed"), "ones"),
-        "mlp_norm": ArraySpec((layers, embed), ("layers", "embed"), "ones"),
-    }
     shapes = linear_shapes(config)
-    for name, (rows, columns) in shapes.items():
+    block: dict[str, ArraySpec] = {}
+    for name in _norm_names(config):
+        block |= _norm(config, name, (layers, embed), ("layers", "embed"))
+    residual = 0.02 / math.sqrt(2 * layers)
+    for name, shape in shapes.items():
         scale = residual if name in ("o", "down") else 0.02
-        block[name] = ArraySpec((layers, rows, columns), ("layers", *_LINEAR_AXES[name]), "normal", scale)
-    if config.qkv_bias:
-        for name in ("q", "k", "v"):
-            block[f"{name}_bias"] = ArraySpec((layers, shapes[name][1]), ("layers", _LINEAR_AXES[name][1]), "zeros")
-    if config.qk_norm:
-        for name in ("q_norm", "k_norm"):
-            block[name] = ArraySpec((layers, config.head_dim), ("layers", "head"), "ones")
-    specs: dict[str, Any] = {
-        "embed": ArraySpec((vocab, embed), ("vocab", "embed")),
-        "layers": block,
-        "final_norm": ArraySpec((embed,), ("embed",), "ones"),
-    }
+        block[name] = ArraySpec((layers, *shape), ("layers", *_LINEAR_AXES[name]), "normal", scale)
+    biased = {"q": config.qkv_bias, "k": config.qkv_bias, "v": config.qkv_bias, "o": config.out_bias}
+    for name, shape in shapes.items():
+        if biased.get(name, config.mlp_bias):
+            block[f"{name}_bias"] = ArraySpec((layers, shape[1]), ("layers", _LINEAR_AXES[name][1]), "zeros")
+    if config.qk_norm is not None:
+        start = "zeros" if config.norm_offset else "ones"
+        for name in ("q", "k"):
+            size, axis = (
+                (config.head_dim, "head") if config.qk_norm == "head" else (shapes[name][1], _LINEAR_AXES[name][1])
+            )
+            block[f"{name}_norm"] = ArraySpec((layers, size), ("layers", axis), start)
+    specs: dict[str, Any] = {"embed": ArraySpec((vocab, embed), ("vocab", "embed")), "layers": block}
+    if config.positions == "learned":
+        specs["positions"] = ArraySpec((config.max_positions + config.position_offset, embed), ("positions", "embed"))
+    specs |= _norm(config, "final_norm", (embed,), ("embed",))
     if not config.tied_embeddings:
         specs["head"] = ArraySpec((embed, vocab), ("embed", "vocab"))
     return specs
+
+
+def _norm_names(config: ModelConfig) -> list[str]:
+    names = ["attn_norm", "mlp_norm"] if config.norm_place in ("pre", "both") else []
+    return names + (["attn_post_norm", "mlp_post_norm"] if config.norm_place in ("post", "both") else [])
+
+
+def _norm(config: ModelConfig, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> dict[str, ArraySpec]:
+    """The parameters of one norm: none, a weight, or a weight and a bias."""
+    if config.norm == "plain":
+        return {}
+    weight = {name: ArraySpec(shape, axes, "zeros" if config.norm_offset else "ones")}
+    return weight | ({f"{name}_bias": ArraySpec(shape, axes, "zeros")} if config.norm == "layer" else {})
 
 
 def init_params(key: jax.Array, config: ModelConfig, dtype: jnp.dtype = jnp.float32) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 Layers are stacked on a leading axis and scanned, so a deep model compiles as fast as a shallow one. An adapter is
 optional data that enters every linear module; the base weights never hold it. Nothing here knows about text, files,
-training or where the weights came from.
+training or where the weights came from, and no family is named: `ModelConfig` says all there is to know.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from rr_jax.models import layers
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.spec import LINEAR_MODULES
 
 Params = dict[str, Any]
 Adapter = dict[str, dict[str, jax.Array]]
@@ -64,7 +63,7 @@ def forward(
     states = hidden_states(
         params, tokens, config, adapters=adapters, mask=mask, segment_ids=segment_ids, soft_prompt=soft_prompt
     )
-    return unembed(params, states)
+    return unembed(params, states, config)
 
 
 def hidden_states(
@@ -78,21 +77,32 @@ def hidden_states(
     soft_prompt: jax.Array | None = None,
 ) -> jax.Array:
     """The states [B, S, D] after the final norm. Arguments as for `forward`."""
-    if segment_ids is None:
-        segment_ids = jnp.ones_like(tokens) if mask is None else mask.astype(jnp.int32)
-    positions = _segment_positions(segment_ids)
-    same_segment = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, None, :]
-    visible = same_segment & _causal(positions, positions, config)
-    x = _embed(params, tokens, soft_prompt)
-    x, _ = _scan_layers(params, x, positions, visible, config, adapters, cache=None)
-    return layers.rms_norm(x, params["final_norm"], config.norm_eps)
+    x, _ = _read(params, tokens, config, adapters, mask, segment_ids, soft_prompt)
+    return _norm(x, params, "final_norm", config)
 
 
-def unembed(params: Params, states: jax.Array) -> jax.Array:
+def layer_states(
+    params: Params,
+    tokens: jax.Array,
+    config: ModelConfig,
+    *,
+    adapters: Adapter | None = None,
+    mask: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    soft_prompt: jax.Array | None = None,
+) -> jax.Array:
+    """The residual stream [L, B, S, D] after each layer, before the final norm. Arguments as for `forward`."""
+    _, each = _read(params, tokens, config, adapters, mask, segment_ids, soft_prompt, keep_layers=True)
+    return each
+
+
+def unembed(params: Params, states: jax.Array, config: ModelConfig) -> jax.Array:
     """Logits in float32 of states [..., D]: through the head, or the transposed embeddings when they are tied."""
-    if "head" in params:
-        return jnp.einsum("...d,dv->...v", states, params["head"], preferred_element_type=jnp.float32)
-    return jnp.einsum("...d,vd->...v", states, params["embed"], preferred_element_type=jnp.float32)
+    if config.tied_embeddings:
+        logits = jnp.einsum("...d,vd->...v", states, params["embed"], preferred_element_type=jnp.float32)
+    else:
+        logits = jnp.einsum("...d,dv->...v", states, params["head"], preferred_element_type=jnp.float32)
+    return logits if config.logit_softcap is None else layers.soft_cap(logits, config.logit_softcap)
 
 
 def prefill(
@@ -117,8 +127,7 @@ def prefill(
     batch, length = tokens.shape
     if cache_size < length:
         raise ValueError(f"cache_size is {cache_size}, the prompts alone need {length}")
-    segment_ids = mask.astype(jnp.int32)
-    positions = _segment_positions(segment_ids)
+    positions = _segment_positions(mask.astype(jnp.int32))
     room = ((0, 0), (0, cache_size - length))
     shape = (config.num_layers, batch, cache_size, config.num_kv_heads, config.head_dim)
     dtype = params["embed"].dtype
@@ -129,11 +138,11 @@ def prefill(
         positions=jnp.pad(positions, room),
         index=jnp.zeros((), jnp.int32),
     )
-    visible = _causal(positions, cache.positions, config) & cache.mask[:, None, :]
-    x = _embed(params, tokens, soft_prompt)
-    x, cache = _scan_layers(params, x, positions, visible, config, adapters, cache)
-    last = layers.rms_norm(x[:, -1, :], params["final_norm"], config.norm_eps)
-    return unembed(params, last), dataclasses.replace(cache, index=jnp.asarray(length, jnp.int32))
+    views = _views(positions, cache.positions, cache.mask[:, None, :], config)
+    x = _embed(params, tokens, positions, config, soft_prompt)
+    x, cache = _scan_cached(params, x, views, config, adapters, cache)
+    last = _norm(x[:, -1, :], params, "final_norm", config)
+    return unembed(params, last, config), dataclasses.replace(cache, index=jnp.asarray(length, jnp.int32))
 
 
 def decode_step(
@@ -143,11 +152,11 @@ def decode_step(
     slots = jnp.arange(cache.mask.shape[1])[None, :] == cache.index
     position = jnp.sum(cache.mask, axis=1, dtype=jnp.int32)[:, None]  # [B, 1]: real tokens so far
     cache = dataclasses.replace(cache, mask=cache.mask | slots, positions=jnp.where(slots, position, cache.positions))
-    visible = _causal(position, cache.positions, config) & cache.mask[:, None, :]
-    x = _embed(params, token[:, None], None)
-    x, cache = _scan_layers(params, x, position, visible, config, adapters, cache)
-    last = layers.rms_norm(x[:, 0, :], params["final_norm"], config.norm_eps)
-    return unembed(params, last), dataclasses.replace(cache, index=cache.index + 1)
+    views = _views(position, cache.positions, cache.mask[:, None, :], config)
+    x = _embed(params, token[:, None], position, config, None)
+    x, cache = _scan_cached(params, x, views, config, adapters, cache)
+    last = _norm(x[:, 0, :], params, "final_norm", config)
+    return unembed(params, last, config), dataclasses.replace(cache, index=cache.index + 1)
 
 
 def _segment_positions(segment_ids: jax.Array) -> jax.Array:
@@ -158,105 +167,176 @@ def _segment_positions(segment_ids: jax.Array) -> jax.Array:
     return columns - jax.lax.cummax(starts, axis=1)
 
 
-def _causal(query_positions: jax.Array, key_positions: jax.Array, config: ModelConfig) -> jax.Array:
-    """[B, S, T] bool: keys at or before the query, and within the sliding window if there is one."""
-    distance = query_positions[:, :, None] - key_positions[:, None, :]
+class _View(NamedTuple):
+    """How a layer sees positions: the keys [B, S, T] visible to each query, and the rotary angles of the queries."""
+
+    visible: jax.Array
+    angles: tuple[jax.Array, jax.Array] | None
+
+
+def _views(
+    positions: jax.Array, key_positions: jax.Array, allowed: jax.Array, config: ModelConfig
+) -> tuple[_View, ...]:
+    """One view for all layers; or two, of the layers that see everything and of those that slide.
+
+    Args:
+      positions: [B, S] of the queries.
+      key_positions: [B, T].
+      allowed: [B, S or 1, T], what may be seen but for the order of positions.
+    """
+    distance = positions[:, :, None] - key_positions[:, None, :]
+    causal = (distance >= 0) & allowed
+    rotary = config.positions == "rotary"
     if config.sliding_window is None:
-        return distance >= 0
-    return (distance >= 0) & (distance < config.sliding_window)
+        return (_View(causal, layers.rotary_angles(positions, config) if rotary else None),)
+    near = causal & (distance < config.sliding_window)
+    local = _View(near, layers.rotary_angles(positions, config, local=True) if rotary else None)
+    if config.sliding_layers is None:
+        return (local,)
+    return _View(causal, layers.rotary_angles(positions, config) if rotary else None), local
 
 
-def _embed(params: Params, tokens: jax.Array, soft_prompt: jax.Array | None) -> jax.Array:
-    """Embeddings [B, S, D]; the n-th soft token of a row takes row n of its soft prompt."""
+def _of_layer(views: tuple[_View, ...], slides: jax.Array | None) -> _View:
+    """The view of one layer of a scan."""
+    if slides is None:
+        return views[0]
+    view: _View = jax.tree.map(lambda whole, near: jnp.where(slides, near, whole), *views)
+    return view
+
+
+def _slides(config: ModelConfig) -> jax.Array | None:
+    """[L] bool, which layers slide; None when all are alike."""
+    return None if config.sliding_layers is None else jnp.asarray(config.sliding_layers)
+
+
+def _embed(
+    params: Params, tokens: jax.Array, positions: jax.Array, config: ModelConfig, soft_prompt: jax.Array | None
+) -> jax.Array:
+    """Embeddings [B, S, D]; the n-th soft token of a row takes row n of its soft prompt in place of a table row."""
     x = params["embed"][jnp.maximum(tokens, 0)]
-    if soft_prompt is None:
-        return x
-    soft = tokens == SOFT_TOKEN
-    order = jnp.clip(jnp.cumsum(soft, axis=1) - 1, 0, soft_prompt.shape[1] - 1)
-    inserted = jnp.take_along_axis(soft_prompt.astype(x.dtype), order[:, :, None], axis=1)
-    return jnp.where(soft[:, :, None], inserted, x)
+    if soft_prompt is not None:
+        soft = tokens == SOFT_TOKEN
+        order = jnp.clip(jnp.cumsum(soft, axis=1) - 1, 0, soft_prompt.shape[1] - 1)
+        inserted = jnp.take_along_axis(soft_prompt.astype(x.dtype), order[:, :, None], axis=1)
+        x = jnp.where(soft[:, :, None], inserted, x)
+    if config.embed_scale != 1.0:
+        x = x * jnp.asarray(config.embed_scale, x.dtype)
+    if config.positions == "learned":
+        x = x + params["positions"][positions + config.position_offset]
+    return x
 
 
-def _scan_layers(
+def _read(
     params: Params,
-    x: jax.Array,
-    positions: jax.Array,
-    visible: jax.Array,
+    tokens: jax.Array,
     config: ModelConfig,
     adapters: Adapter | None,
-    cache: Cache | None,
+    mask: jax.Array | None,
+    segment_ids: jax.Array | None,
+    soft_prompt: jax.Array | None,
+    keep_layers: bool = False,
 ) -> tuple[jax.Array, Any]:
-    """Runs all layers over x [B, S, D]. With a cache, new keys and values are written at `cache.index`."""
-    angles = layers.rotary_angles(positions, config)
-    if cache is None:
+    """Runs all layers over whole texts: the last residual stream [B, S, D], and that of each layer if asked for."""
+    if segment_ids is None:
+        segment_ids = jnp.ones_like(tokens) if mask is None else mask.astype(jnp.int32)
+    positions = _segment_positions(segment_ids)
+    same_segment = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, None, :]
+    views = _views(positions, positions, same_segment, config)
 
-        def block(x: jax.Array, scanned: Any) -> tuple[jax.Array, None]:
-            weights, adapter = scanned
-            q, k, v = _queries_keys_values(x, weights, adapter, angles, config)
-            return _finish_layer(x, layers.attention(q, k, v, visible), weights, adapter, config), None
+    def block(x: jax.Array, scanned: Any) -> tuple[jax.Array, jax.Array | None]:
+        weights, adapter, slides = scanned
+        view = _of_layer(views, slides)
+        q, k, v = _queries_keys_values(x, weights, adapter, view, config)
+        x = _finish_layer(x, _attend(q, k, v, view, config), weights, adapter, config)
+        return x, x if keep_layers else None
 
-        x, _ = jax.lax.scan(block, x, (params["layers"], adapters))
-        return x, None
+    x = _embed(params, tokens, positions, config, soft_prompt)
+    return jax.lax.scan(block, x, (params["layers"], adapters, _slides(config)))
 
-    def cached_block(carry: Any, scanned: Any) -> tuple[Any, None]:
+
+def _scan_cached(
+    params: Params,
+    x: jax.Array,
+    views: tuple[_View, ...],
+    config: ModelConfig,
+    adapters: Adapter | None,
+    cache: Cache,
+) -> tuple[jax.Array, Cache]:
+    """Runs all layers over x [B, S, D]; new keys and values are written at `cache.index`."""
+
+    def block(carry: Any, scanned: Any) -> tuple[Any, None]:
         # The cache is carried and updated in place: as a scanned input and output it would be copied every token.
         x, all_k, all_v = carry
-        weights, adapter, layer = scanned
-        q, k, v = _queries_keys_values(x, weights, adapter, angles, config)
+        weights, adapter, slides, layer = scanned
+        view = _of_layer(views, slides)
+        q, k, v = _queries_keys_values(x, weights, adapter, view, config)
         at = (layer, 0, cache.index, 0, 0)
         all_k = jax.lax.dynamic_update_slice(all_k, k[None], at)
         all_v = jax.lax.dynamic_update_slice(all_v, v[None], at)
-        context = layers.attention(q, all_k[layer], all_v[layer], visible)
+        context = _attend(q, all_k[layer], all_v[layer], view, config)
         return (_finish_layer(x, context, weights, adapter, config), all_k, all_v), None
 
-    scanned = (params["layers"], adapters, jnp.arange(config.num_layers))
-    (x, k, v), _ = jax.lax.scan(cached_block, (x, cache.k, cache.v), scanned)
+    scanned = (params["layers"], adapters, _slides(config), jnp.arange(config.num_layers))
+    (x, k, v), _ = jax.lax.scan(block, (x, cache.k, cache.v), scanned)
     return x, dataclasses.replace(cache, k=k, v=v)
 
 
 def _queries_keys_values(
-    x: jax.Array,
-    weights: dict[str, jax.Array],
-    adapter: Adapter | None,
-    angles: tuple[jax.Array, jax.Array],
-    config: ModelConfig,
+    x: jax.Array, weights: dict[str, jax.Array], adapter: Adapter | None, view: _View, config: ModelConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Rotated queries [B, S, H, h] and keys [B, S, K, h], and values [B, S, K, h], of one layer."""
-    batch, length, _ = x.shape
-    normed = layers.rms_norm(x, weights["attn_norm"], config.norm_eps)
+    """Positioned queries [B, S, H, h] and keys [B, S, K, h], and values [B, S, K, h], of one layer."""
+    normed = x if config.norm_place == "post" else _norm(x, weights, "attn_norm", config)
 
     def project(name: str, heads: int) -> jax.Array:
-        y = layers.linear(normed, weights[name], weights.get(f"{name}_bias"), _of(adapter, name))
-        return y.reshape(batch, length, heads, config.head_dim)
+        y = layers.linear(normed, weights[name], weights.get(f"{name}_bias"), _adapter_of(adapter, name))
+        if config.qk_norm == "full" and name != "v":
+            y = layers.rms_norm(y, weights[f"{name}_norm"], config.norm_eps, config.norm_offset)
+        if config.clip_qkv is not None:
+            y = jnp.clip(y, -config.clip_qkv, config.clip_qkv)
+        y = y.reshape(*y.shape[:-1], heads, config.head_dim)
+        if config.qk_norm == "head" and name != "v":
+            y = layers.rms_norm(y, weights[f"{name}_norm"], config.norm_eps, config.norm_offset)
+        return y if name == "v" or view.angles is None else layers.apply_rotary(y, view.angles)
 
-    q, k, v = (
-        project("q", config.num_heads),
-        project("k", config.num_kv_heads),
-        project("v", config.num_kv_heads),
-    )
-    if config.qk_norm:
-        q = layers.rms_norm(q, weights["q_norm"], config.norm_eps)
-        k = layers.rms_norm(k, weights["k_norm"], config.norm_eps)
-    return layers.apply_rotary(q, angles), layers.apply_rotary(k, angles), v
+    return project("q", config.num_heads), project("k", config.num_kv_heads), project("v", config.num_kv_heads)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, view: _View, config: ModelConfig) -> jax.Array:
+    return layers.attention(q, k, v, view.visible, config.attention_scale, config.attention_softcap)
 
 
 def _finish_layer(
     x: jax.Array, context: jax.Array, weights: dict[str, jax.Array], adapter: Adapter | None, config: ModelConfig
 ) -> jax.Array:
-    """Adds the attention output and the gated MLP to the residual stream."""
-    x = x + layers.linear(context, weights["o"], None, _of(adapter, "o"))
-    normed = layers.rms_norm(x, weights["mlp_norm"], config.norm_eps)
-    gate = jax.nn.silu(layers.linear(normed, weights["gate"], None, _of(adapter, "gate")))
-    up = layers.linear(normed, weights["up"], None, _of(adapter, "up"))
-    return x + layers.linear(gate * up, weights["down"], None, _of(adapter, "down"))
+    """Adds the attention output and the MLP to the residual stream x [B, S, D]."""
+
+    def project(y: jax.Array, name: str) -> jax.Array:
+        return layers.linear(y, weights[name], weights.get(f"{name}_bias"), _adapter_of(adapter, name))
+
+    def after(y: jax.Array, name: str) -> jax.Array:
+        return y if config.norm_place == "pre" else _norm(y, weights, name, config)
+
+    attended = x + after(project(context, "o"), "attn_post_norm")
+    source = x if config.parallel_residual else attended
+    normed = source if config.norm_place == "post" else _norm(source, weights, "mlp_norm", config)
+    activate = layers.ACTIVATIONS[config.activation]
+    up = project(normed, "up")
+    inner = activate(project(normed, "gate")) * up if config.gated else activate(up)
+    return attended + after(project(inner, "down"), "mlp_post_norm")
 
 
-def _of(adapter: Adapter | None, module: str) -> dict[str, jax.Array] | None:
+def _norm(x: jax.Array, weights: Params, name: str, config: ModelConfig) -> jax.Array:
+    """The norm called `name`, of the kind that all norms of the model are."""
+    if config.norm == "rms":
+        return layers.rms_norm(x, weights[name], config.norm_eps, config.norm_offset)
+    return layers.layer_norm(x, weights.get(name), weights.get(f"{name}_bias"), config.norm_eps)
+
+
+def _adapter_of(adapter: Adapter | None, module: str) -> dict[str, jax.Array] | None:
     return None if adapter is None else adapter.get(module)
 
 
 __all__ = [
-    "LINEAR_MODULES",
     "SOFT_TOKEN",
     "Adapter",
     "Cache",
@@ -264,6 +344,7 @@ __all__ = [
     "decode_step",
     "forward",
     "hidden_states",
+    "layer_states",
     "prefill",
     "unembed",
 ]

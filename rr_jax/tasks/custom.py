@@ -101,7 +101,7 @@ class KeywordTask:
             )
         note("perplexity")
         examples = [Example("", text) for text in self.texts[split][: 2 * count]]
-        rows = pack_examples(model.tokenizer, examples, min(ROW_TOKENS, model.config.max_positions))
+        rows = pack_examples(model.tokenizer, examples, min(ROW_TOKENS, model.config.max_positions), model.chat)
         nll = mean_nll(model.params, rows, model.config)
         metrics = {
             "mention_rate": sum(mentions) / len(mentions) if mentions else 1.0,

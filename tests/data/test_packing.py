@@ -9,14 +9,17 @@ START, END = 1, 2
 
 
 class Letters:
-    """A tokenizer of single characters, with or without start and end tokens."""
+    """A tokenizer of single characters, with or without start and end tokens, that puts them there or does not."""
 
-    def __init__(self, start: int | None = START, end: int | None = END, closes: bool = False):
-        self.bos_token_id, self.eos_token_id, self.closes = start, end, closes
+    def __init__(self, start: int | None = START, end: int | None = END, opens: bool = True, closes: bool = False):
+        self.bos_token_id, self.eos_token_id = start, end
+        self.opens, self.closes = opens and start is not None, closes
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+    def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> dict[str, list[int]]:
         ids = [ord(letter) for letter in text]
-        return {"input_ids": [*ids, self.eos_token_id] if self.closes and add_special_tokens else ids}
+        if add_special_tokens:
+            ids = [self.bos_token_id] * self.opens + ids + [self.eos_token_id] * self.closes
+        return {"input_ids": ids}
 
 
 def _samples(packed) -> list[tuple[list[int], list[float]]]:
@@ -38,6 +41,11 @@ def test_an_example_is_start_prompt_response_end_with_their_weights():
 def test_start_and_end_tokens_are_neither_doubled_nor_invented():
     assert encode_prompt(Letters(closes=True), "a") == [START, ord("a")]
     assert encode_prompt(Letters(), "") == [START]
+    assert encode_prompt(Letters(opens=False), "a") == [ord("a")]  # GPT-2 and Pythia have one and put it nowhere
+    assert encode_prompt(Letters(opens=False), "") == [START]
+    assert encode_prompt(Letters(start=END), "") == [END]  # OPT: start and end are one token
+    assert encode_prompt(Letters(start=END), "a") == [END, ord("a")]
+    assert encode_prompt(Letters(start=None), "") == []
     assert encode_example(Letters(start=None, end=None), Example("a", "b")) == ([ord("a"), ord("b")], [0.0, 1.0])
 
 

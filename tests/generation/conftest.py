@@ -36,7 +36,7 @@ def lm(tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
         norm_eps=1e-4,
         rope_theta=500.0,
         tied_embeddings=False,  # a tied model of random weights repeats its last token
-        qk_norm=True,
+        qk_norm="head",
         sliding_window=20,
         max_positions=128,
         bos_token_id=1,

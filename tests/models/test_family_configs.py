@@ -8,8 +8,14 @@ from rr_jax.models.config import RopeScaling
 
 
 def hf(name="llama", **changes):
-    """A config.json of the family, without any rotary parameters unless given."""
+    """A config.json of a family that is shaped like Llama, without any rotary parameters unless given."""
     return {"architectures": [families.FAMILIES[name].ARCHITECTURE], "model_type": name, **SHAPE, **changes}
+
+
+def variant(name):
+    """A config.json of one of the variants."""
+    family, (_, fields) = name.split("-")[0], VARIANTS[name]
+    return {"architectures": [families.FAMILIES[family].ARCHITECTURE], "model_type": family, **fields}
 
 
 def test_every_field_is_translated():
@@ -50,12 +56,14 @@ def test_specifics_of_the_families():
     assert families.config_from_hf(hf("mistral", sliding_window=None)).sliding_window is None
     assert families.config_from_hf(hf("mistral", sliding_window=9)).sliding_window == 9
     assert families.config_from_hf(hf("qwen2")).qkv_bias
-    assert families.config_from_hf(hf("qwen3")).qk_norm
+    assert families.config_from_hf(hf("qwen3")).qk_norm == "head"
     # Qwen releases name a window and leave it switched off
     off = hf("qwen2", use_sliding_window=False, sliding_window=4096, max_window_layers=2)
     assert families.config_from_hf(off).sliding_window is None
     on = hf("qwen3", use_sliding_window=True, sliding_window=9, max_window_layers=0)
     assert families.config_from_hf(on).sliding_window == 9
+    some = hf("qwen2", use_sliding_window=True, sliding_window=9, max_window_layers=2)
+    assert families.config_from_hf(some).sliding_layers == (False, False, True)
     beyond = hf("qwen3", use_sliding_window=True, sliding_window=9, max_window_layers=3)
     assert families.config_from_hf(beyond).sliding_window is None
 
@@ -78,8 +86,7 @@ def test_stray_metadata_is_harmless():
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_written_config_reads_back_the_same(name):
-    family, specific = VARIANTS[name]
-    config = families.config_from_hf(hf(family.lower(), **specific))
+    config = families.config_from_hf(variant(name))
     assert families.config_from_hf(families.config_to_hf(config)) == config
 
 
@@ -90,13 +97,26 @@ def rope(kind, **more):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (hf(architectures=["GPT2LMHeadModel"]), "GPT2LMHeadModel, supported: LlamaForCausalLM, MistralForCausalLM, Q"),
+        (hf(architectures=["GPTJForCausalLM"]), "GPTJForCausalLM, supported: GPT2LMHeadModel, OPTForCausalLM, GPTNeoX"),
         (hf(architectures=["LlamaModel"]), "architecture is LlamaModel, supported"),
-        ({"model_type": "gpt2"}, "architecture is none .*'gpt2'.*, supported"),
-        (hf(hidden_act="gelu"), "hidden_act is 'gelu', supported: 'silu'"),
-        (hf(attention_bias=True), "attention_bias is True, supported: False"),
-        (hf(mlp_bias=True), "mlp_bias is True, supported: False"),
-        (hf("qwen3", attention_bias=True), "attention_bias is True, supported: False"),
+        ({"model_type": "gptj"}, "architecture is none .*'gptj'.*, supported"),
+        (hf(hidden_act="quick_gelu"), "hidden_act is 'quick_gelu', supported: 'silu', 'swish', 'gelu'"),
+        ({**variant("gpt2"), "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True, supp"),
+        ({**variant("gpt2"), "add_cross_attention": True}, "add_cross_attention is True, supported: only False"),
+        ({**variant("opt"), "do_layer_norm_before": False}, "do_layer_norm_before is False, supported: only True"),
+        ({**variant("opt"), "word_embed_proj_dim": 12}, "word_embed_proj_dim is 12, supported: hidden_size, 24"),
+        ({**variant("opt"), "_remove_final_layer_norm": True}, "_remove_final_layer_norm is True, supported: False"),
+        ({**variant("gemma3_text"), "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        (
+            {**variant("gemma3_text"), "rope_parameters": {"full_attention": rope("yarn", factor=2.0)}},
+            "rope_parameters.full_attention.rope_type is 'yarn', supported",
+        ),
+        (
+            {**variant("gemma3_text"), "rope_parameters": {"sliding_attention": rope("linear", factor=2.0)}},
+            "rope_parameters.sliding_attention.rope_type is 'linear', supported: 'default'",
+        ),
+        ({**variant("phi3"), "rope_parameters": rope("longrope")}, "rope_parameters.rope_type is 'longrope', suppo"),
+        ({**variant("gemma2"), "layer_types": ["chunked_attention"] * 3}, "layer_types is .*chunked.*, supported: 'f"),
         (hf(quantization_config={"bits": 4}), "quantization_config is {'bits': 4}, supported: unquantised"),
         (
             hf(rope_scaling={"type": "yarn", "factor": 2.0}),
@@ -107,13 +127,12 @@ def rope(kind, **more):
         (hf(rope_parameters=rope("linear")), "rope_parameters.factor is None, supported: a number"),
         (hf(rope_parameters=rope("linear", factor=2.0, mscale=3.0)), "rope_parameters.mscale is 3.0, supported: not"),
         (hf(rope_parameters=rope("default", partial_rotary_factor=0.5)), "partial_rotary_factor is 0.5, supported"),
-        (hf(rope_parameters={"full_attention": rope("default")}), "rope_parameters is .*, supported: one flat object"),
+        (
+            hf(rope_parameters={"full_attention": rope("default")}),
+            "rope_parameters is .*, supported: one object for all layers",
+        ),
         (hf(partial_rotary_factor=0.25), "partial_rotary_factor is 0.25, supported: 1.0"),
         (hf("mistral", sliding_window=0), "sliding_window is 0, supported: null or a positive"),
-        (
-            hf("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=2),
-            "layer_types is .*, supported",
-        ),
         (
             hf("qwen3", layer_types=["full_attention", "chunked_attention", "full_attention"]),
             "layer_types .*chunked",
@@ -132,3 +151,31 @@ def rope(kind, **more):
 def test_what_is_not_implemented_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         families.config_from_hf(fields)
+
+
+def test_old_spellings_of_rotary_parameters():
+    """As the releases on the hub have them."""
+    pythia = {key: value for key, value in variant("gpt_neox").items() if key != "rope_parameters"}
+    config = families.config_from_hf({**pythia, "rotary_pct": 0.25, "rotary_emb_base": 700})
+    assert (config.rotary_dim, config.rope_theta) == (2, 700.0)
+    gemma = {key: value for key, value in variant("gemma3_text").items() if key != "rope_parameters"}
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    config = families.config_from_hf(
+        {**gemma, "rope_theta": 5e5, "rope_local_base_freq": 900.0, "rope_scaling": scaling}
+    )
+    assert (config.rope_theta, config.local_rope_theta) == (5e5, 900.0)
+    assert config.rope_scaling == RopeScaling(kind="linear", factor=8.0)
+
+
+def test_gemma_windows_follow_the_pattern():
+    config = families.config_from_hf(variant("gemma3_text-pattern"))
+    assert config.sliding_layers == (True, False, True)
+    assert families.config_from_hf(variant("gemma2-uncapped")).sliding_window is None
+
+
+def test_no_family_takes_a_field_it_does_not_know_that_computes():
+    """A config of tomorrow, with a switch of tomorrow, in every family."""
+    for name in families.FAMILIES:
+        for field, value in (("attention_temperature_scale", 1.5), ("rope_interleaving", True), ("moe_top_k", 2)):
+            with pytest.raises(ValueError, match=f"{field} is .*, supported: no such field"):
+                families.config_from_hf({**variant(name), field: value})

@@ -12,6 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
@@ -34,7 +35,7 @@ CONFIG = ModelConfig(
     rope_theta=500.0,
     rope_scaling=RopeScaling(kind="linear", factor=2.0),
     tied_embeddings=False,
-    qk_norm=True,
+    qk_norm="head",
     max_positions=64,
     eos_token_ids=(2, 3),
 )
@@ -144,6 +145,19 @@ def test_tokenizer_travels_along(lm, tmp_path):
     assert again("w3 w36 w1").input_ids == tokenizer("w3 w36 w1").input_ids == [3, 36, 1]
 
 
+def test_chat_is_on_where_there_is_a_template(lm, tmp_path):
+    tokenizer = make_tokenizer(37)
+    hub.save(dataclasses.replace(lm, tokenizer=tokenizer), tmp_path / "plain")
+    tokenizer.chat_template = "{% for m in messages %}w5 {{ m['content'] }}{% endfor %}"
+    hub.save(dataclasses.replace(lm, tokenizer=tokenizer), tmp_path / "chat")
+    found = {
+        (name, chat): hub.load(tmp_path / name, chat=chat).chat for name in ("plain", "chat") for chat in (None, False)
+    }
+    assert found == {("plain", None): False, ("plain", False): False, ("chat", None): True, ("chat", False): False}
+    with pytest.raises(ValueError, match="chat is on, but the tokenizer of .*plain has no chat template"):
+        hub.load(tmp_path / "plain", chat=True)
+
+
 def test_end_of_text_ids_of_the_generation_config_win(folder):
     edit(folder / "generation_config.json", eos_token_id=[5, 6], bos_token_id=4)
     config = hub.load(folder).config
@@ -153,7 +167,7 @@ def test_end_of_text_ids_of_the_generation_config_win(folder):
 def test_progress(folder):
     seen = []
     hub.load(folder, progress=lambda done, total: seen.append((done, total)))
-    total = 3 + 2 * 11
+    total = 3 + 11  # kinds of weights: those outside the layers, and those that each layer has
     assert seen == [(done, total) for done in range(1, total + 1)]
 
 
@@ -210,9 +224,15 @@ def test_save_refuses_parameters_of_another_config(lm, tmp_path):
         hub.save(hub.LanguageModel(dataclasses.replace(CONFIG, ffn_dim=21), lm.params), tmp_path / "model")
     with pytest.raises(ValueError, match=r"head: shape is \(12, 37\), the config expects None"):
         hub.save(hub.LanguageModel(dataclasses.replace(CONFIG, tied_embeddings=True), lm.params), tmp_path / "model")
-    with pytest.raises(ValueError, match=r"family is 'gpt2', supported: llama, mistral"):
-        hub.save(hub.LanguageModel(dataclasses.replace(CONFIG, family="gpt2"), lm.params), tmp_path / "model")
+    with pytest.raises(ValueError, match=r"family is 'gpt5', supported: gpt2, opt, .*olmo2"):
+        hub.save(hub.LanguageModel(dataclasses.replace(CONFIG, family="gpt5"), lm.params), tmp_path / "model")
+    with pytest.raises(ValueError, match=r"qk_norm is 'head', which LlamaForCausalLM cannot express: None"):
+        hub.save(hub.LanguageModel(dataclasses.replace(CONFIG, family="llama"), lm.params), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_readable_by_whoever_can_read_the_config(folder):
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
 
 
 # --- the hub ---------------------------------------------------------------------------------------------------------
@@ -275,8 +295,8 @@ def test_config_missing_or_malformed(folder):
 
 
 def test_unsupported_architecture(folder):
-    edit(folder / "config.json", architectures=["GPT2LMHeadModel"])
-    with pytest.raises(ValueError, match=r"GPT2LMHeadModel, supported: LlamaForCausalLM, .*Qwen3ForCausalLM"):
+    edit(folder / "config.json", architectures=["GPTJForCausalLM"])
+    with pytest.raises(ValueError, match=r"GPTJForCausalLM, supported: GPT2LMHeadModel, .*Qwen3ForCausalLM"):
         hub.load(folder)
 
 
@@ -296,29 +316,52 @@ def test_vocabulary_mismatch_names_both_shapes(folder):
 
 def test_missing_tensors(folder):
     edit_weights(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(ValueError, match=r"lacks 1 of 25 weights: model\.layers\.1\.mlp\.up_proj\.weight \[20, 12\]$"):
+        hub.load(folder)
+
+
+def test_of_many_missing_or_extra_tensors_five_are_named(folder):
+    edit_weights(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "layers.1" in name])
+    with pytest.raises(ValueError, match=r"lacks 11 of 25 weights: (\S+ \[[\d, ]+\], ){4}\S+ \[[\d, ]+\] and 6 more$"):
+        hub.load(folder)
+    edit(folder / "config.json", num_hidden_layers=1, layer_types=None)
+    extra = {f"adapter.{i}": np.ones(2, np.float32) for i in range(7)}
+    edit_weights(folder, lambda tensors: tensors.update(extra))
     with pytest.raises(
-        ValueError, match=r"lacks 1 of 25 weights, first model\.layers\.1\.mlp\.up_proj\.weight with shape \[20, 12\]"
+        ValueError, match=r"holds 7 of 21 weights: (adapter\.\d, ){4}adapter\.\d and 2 more, which a qwen3"
     ):
         hub.load(folder)
 
 
+def test_files_of_the_bare_base_model_lack_its_prefix(lm, folder):
+    def shorten(tensors):
+        for name in list(tensors):
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+    edit_weights(folder, shorten)
+    assert_same(hub.load(folder).params, lm.params)
+
+
 def test_untied_without_a_head(folder):
     edit_weights(folder, lambda tensors: tensors.pop("lm_head.weight"))
-    with pytest.raises(ValueError, match=r"lacks 1 of 25 weights, first lm_head\.weight with shape \[37, 12\]"):
+    with pytest.raises(ValueError, match=r"lacks 1 of 25 weights: lm_head\.weight \[37, 12\]"):
         hub.load(folder)
 
 
 def test_unexpected_tensor(folder):
     name = "model.layers.0.self_attn.q_proj.bias"
     edit_weights(folder, lambda tensors: tensors.update({name: np.ones(16, np.float32)}))
-    with pytest.raises(ValueError, match=rf"holds {re.escape(name)}, which a qwen3 model of this config does not have"):
+    with pytest.raises(
+        ValueError, match=rf"holds 1 of 26 weights: {re.escape(name)}, which a qwen3 model of this config has not"
+    ):
         hub.load(folder)
 
 
-def test_quantised_tensor(folder):
+@pytest.mark.parametrize(("dtype", "said"), [(np.int8, "I8"), (ml_dtypes.float8_e4m3fn, "F8_E4M3")])
+def test_quantised_tensor(folder, dtype, said):
     name = "model.layers.0.mlp.up_proj.weight"
-    edit_weights(folder, lambda tensors: tensors.update({name: np.ones((20, 12), np.int8)}))
-    with pytest.raises(ValueError, match=rf"{re.escape(name)} is int8, expected unquantised floating point"):
+    edit_weights(folder, lambda tensors: tensors.update({name: np.ones((20, 12), dtype)}))
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} is {said}, expected unquantised floating point"):
         hub.load(folder)
 
 
@@ -340,7 +383,9 @@ def test_corrupt_header(folder):
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
 def test_pickled_weights_are_never_opened(folder, name):
     (folder / "model.safetensors").rename(folder / name)
-    with pytest.raises(ValueError, match=rf"has no model\.safetensors .*found {name}, .*safetensors only"):
+    with pytest.raises(
+        ValueError, match=rf"has no model\.safetensors .*found {name}; .*convert to safetensors with python -c"
+    ):
         hub.load(folder)
 
 

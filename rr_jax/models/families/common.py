@@ -1,32 +1,36 @@
-"""What every family reads and writes alike: Hugging Face config fields and weight names.
+"""How a Hugging Face config.json is read and written, for all families alike.
 
-The rule for a config field is that nothing that would change the computation is passed over in silence. A field is
-translated, or known to be harmless, or refused with its name, the value found and what is supported. Nothing here
-opens a file.
+The rule for a field is that nothing that would change the computation is passed over in silence. A field is translated,
+or known to be harmless, or refused with its name, the value found and what is supported. Nothing here opens a file.
 """
 
 import copy
 import re
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from rr_jax.models.config import ModelConfig, RopeScaling
 
-# Translated into ModelConfig by `base_config`, or checked there.
+# Our name of what every config says under some name -> the name most families have for it.
+SIZES = {
+    "vocab_size": "vocab_size",
+    "embed_dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "ffn_dim": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+}
+# Translated by `base_config`, or checked there.
 _TRANSLATED = {
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
+    *SIZES.values(),
     "head_dim",
-    "intermediate_size",
     "rms_norm_eps",
     "rope_theta",
     "rope_scaling",
     "rope_parameters",
     "partial_rotary_factor",
     "tie_word_embeddings",
-    "max_position_embeddings",
     "bos_token_id",
     "eos_token_id",
     "hidden_act",
@@ -43,7 +47,6 @@ _HARMLESS = {
     "use_cache",
     "pad_token_id",
     "pretraining_tp",
-    "attention_dropout",
     "attn_implementation",
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -59,6 +62,7 @@ _HARMLESS = {
     "num_labels",
     "task_specific_params",
 }
+_DROPOUT = re.compile("dropout|pdrop|layerdrop")
 # A field that the Hugging Face class does not know is refused when it is switched on and its name says it computes.
 _COMPUTES = re.compile(
     "rope|rotary|attn|attention|norm|scale|scaling|multiplier|bias|window|cap|clip|qkv|act|logit|expert|moe|layer_types"
@@ -69,36 +73,16 @@ _ROPE_KEYS = {
     "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
 }
 _ROPE_ALWAYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
-
-_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-
-_GLOBAL_NAMES = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm.weight",
-    "mlp_norm": "post_attention_layernorm.weight",
-    "q": "self_attn.q_proj.weight",
-    "k": "self_attn.k_proj.weight",
-    "v": "self_attn.v_proj.weight",
-    "o": "self_attn.o_proj.weight",
-    "gate": "mlp.gate_proj.weight",
-    "up": "mlp.up_proj.weight",
-    "down": "mlp.down_proj.weight",
-    "q_bias": "self_attn.q_proj.bias",
-    "k_bias": "self_attn.k_proj.bias",
-    "v_bias": "self_attn.v_proj.bias",
-    "q_norm": "self_attn.q_norm.weight",
-    "k_norm": "self_attn.k_norm.weight",
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
 }
-
-
-def global_name(ours: str) -> str:
-    """The Hugging Face name of an array outside the layers ("embed", "final_norm" or "head")."""
-    return _GLOBAL_NAMES[ours]
-
-
-def layer_name(ours: str, layer: int) -> str:
-    """The Hugging Face name of one layer's slice of an array of `params["layers"]`."""
-    return f"model.layers.{layer}.{_LAYER_NAMES[ours]}"
+_WRITTEN_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 
 
 def refuse(field: str, found: Any, supported: str) -> NoReturn:
@@ -112,7 +96,7 @@ def read_fields(hf: dict[str, Any], class_name: str, own_fields: set[str]) -> di
     Args:
       hf: config.json as parsed.
       class_name: the config class in `transformers`, such as "LlamaConfig".
-      own_fields: fields that the family translates or checks itself, beside those all families share.
+      own_fields: fields that the family translates, checks or knows to be harmless, beside those all families share.
 
     Raises:
       ValueError: a field changes the computation in a way that is not implemented, or has a wrong type.
@@ -125,7 +109,7 @@ def read_fields(hf: dict[str, Any], class_name: str, own_fields: set[str]) -> di
     config_class = getattr(transformers, class_name)
     defaults = config_class().to_dict()
     for field, found in hf.items():
-        if field in _TRANSLATED or field in _HARMLESS or field in own_fields:
+        if field in _TRANSLATED or field in _HARMLESS or field in own_fields or _DROPOUT.search(field):
             continue
         if field in defaults:
             if found != defaults[field]:
@@ -136,46 +120,104 @@ def read_fields(hf: dict[str, Any], class_name: str, own_fields: set[str]) -> di
         fields: dict[str, Any] = config_class.from_dict(copy.deepcopy(hf)).to_dict()
     except Exception as error:  # the strict config classes raise their own types, which are no ValueErrors
         raise ValueError(f"config.json is not a valid {class_name}: {_one_line(error)}") from error
-    if fields["hidden_act"] != "silu":
-        refuse("hidden_act", fields["hidden_act"], "'silu'")
     return fields
 
 
-def base_config(fields: dict[str, Any], family: str, **specific: Any) -> ModelConfig:
-    """The ModelConfig of what all families share, with `specific` fields added.
+def base_config(
+    fields: dict[str, Any], family: str, *, names: Mapping[str, str] | None = None, **specific: Any
+) -> ModelConfig:
+    """The ModelConfig of what all families have, with `specific` fields added or put in place of those read.
 
     Args:
       fields: as returned by `read_fields`.
+      names: our name -> that of the field, where it is not the one in `SIZES`. A family without grouped keys has as
+        many key heads as heads.
     """
-    for field in (*_SIZES, "intermediate_size", "max_position_embeddings"):
-        if fields[field] < 1:
-            refuse(field, fields[field], "a positive integer")
+    called = {**SIZES, **(names or {})}
+    sizes = {ours: fields[field] for ours, field in called.items() if field in fields}
+    for ours, size in sizes.items():
+        if size < 1:
+            refuse(called[ours], size, "a positive integer")
+    sizes.setdefault("num_kv_heads", sizes["num_heads"])
     eos = fields.get("eos_token_id")
-    return ModelConfig(
-        family=family,
-        vocab_size=fields["vocab_size"],
-        embed_dim=fields["hidden_size"],
-        num_layers=fields["num_hidden_layers"],
-        num_heads=fields["num_attention_heads"],
-        num_kv_heads=fields["num_key_value_heads"],
-        head_dim=fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"],
-        ffn_dim=fields["intermediate_size"],
-        norm_eps=float(fields["rms_norm_eps"]),
-        rope_theta=float(fields["rope_parameters"]["rope_theta"]),
-        rope_scaling=_rope_scaling(fields["rope_parameters"]),
-        tied_embeddings=fields["tie_word_embeddings"],
-        max_positions=fields["max_position_embeddings"],
-        bos_token_id=fields.get("bos_token_id"),
-        eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
-        **specific,
-    )
+    rope = fields.get("rope_parameters")
+    read: dict[str, Any] = {
+        "head_dim": fields.get("head_dim") or sizes["embed_dim"] // sizes["num_heads"],
+        "tied_embeddings": fields["tie_word_embeddings"],
+        "bos_token_id": fields.get("bos_token_id"),
+        "eos_token_ids": () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
+    }
+    if "rms_norm_eps" in fields:
+        read["norm_eps"] = float(fields["rms_norm_eps"])
+    if rope is not None and "rope_theta" not in specific:
+        if any(isinstance(value, dict) for value in rope.values()):
+            refuse("rope_parameters", rope, "one object for all layers")
+        read |= rope_config(rope, read["head_dim"])
+    if "hidden_act" in fields:
+        read["activation"] = activation(fields, "hidden_act")
+    return ModelConfig(family=family, **{**sizes, **read, **specific})
 
 
 def base_fields(config: ModelConfig, architecture: str, **specific: Any) -> dict[str, Any]:
-    """config.json of what all families share, with `specific` fields added. The inverse of `base_config`.
+    """config.json of what all families of rotary models with RMSNorm write alike. The inverse of `base_config`.
 
     Rotary parameters are written as transformers 5 reads them and, beside that, as version 4 and other readers do.
     """
+    rope = rope_fields(config)
+    scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
+    return {
+        **token_fields(config, architecture),
+        **{field: getattr(config, ours) for ours, field in SIZES.items()},
+        "head_dim": config.head_dim,
+        "hidden_act": _WRITTEN_ACTIVATIONS[config.activation],
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": rope,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None if config.rope_scaling is None else scaling,
+        **specific,
+    }
+
+
+def token_fields(config: ModelConfig, architecture: str) -> dict[str, Any]:
+    """The part of config.json that says what the model is, and its special tokens."""
+    eos: Any = list(config.eos_token_ids)
+    return {
+        "architectures": [architecture],
+        "model_type": config.family,
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tied_embeddings,
+        "pad_token_id": None,  # else that of the class, which may be beyond the vocabulary
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": None if not eos else eos[0] if len(eos) == 1 else eos,
+    }
+
+
+def activation(fields: dict[str, Any], field: str) -> str:
+    """Our name of an activation function."""
+    found = fields[field]
+    if found not in _ACTIVATIONS:
+        refuse(field, found, ", ".join(map(repr, _ACTIVATIONS)))
+    return _ACTIVATIONS[found]
+
+
+def written_activation(config: ModelConfig) -> str:
+    """The Hugging Face name of the config's activation function."""
+    return _WRITTEN_ACTIVATIONS[config.activation]
+
+
+def rope_config(rope: dict[str, Any], head_dim: int) -> dict[str, Any]:
+    """Our rotary fields from parameters that were accepted and that the Hugging Face class completed."""
+    share = rope.get("partial_rotary_factor")
+    dim = head_dim if share is None else int(head_dim * share)
+    return {
+        "rope_theta": float(rope["rope_theta"]),
+        "rope_scaling": _rope_scaling(rope),
+        "rotary_dim": None if dim == head_dim else dim,
+    }
+
+
+def rope_fields(config: ModelConfig) -> dict[str, Any]:
+    """Rotary parameters in the spelling of transformers 5."""
     rope: dict[str, Any] = {"rope_type": "default"}
     if config.rope_scaling is not None:
         scaling = config.rope_scaling
@@ -184,81 +226,79 @@ def base_fields(config: ModelConfig, architecture: str, **specific: Any) -> dict
             rope["low_freq_factor"] = scaling.low_freq_factor
             rope["high_freq_factor"] = scaling.high_freq_factor
             rope["original_max_position_embeddings"] = scaling.original_max_positions
-    eos: Any = list(config.eos_token_ids)
-    return {
-        "architectures": [architecture],
-        "model_type": config.family,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.embed_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.ffn_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {**rope, "rope_theta": config.rope_theta},
-        "rope_theta": config.rope_theta,
-        "rope_scaling": None if config.rope_scaling is None else rope,
-        "tie_word_embeddings": config.tied_embeddings,
-        "max_position_embeddings": config.max_positions,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": None if not eos else eos[0] if len(eos) == 1 else eos,
-        **specific,
-    }
+    if config.rotary_dim is not None:
+        rope["partial_rotary_factor"] = config.rotary_dim / config.head_dim
+    return {**rope, "rope_theta": config.rope_theta}
+
+
+def windows(fields: dict[str, Any]) -> dict[str, Any]:
+    """`sliding_window` and `sliding_layers` from "layer_types" and "sliding_window".
+
+    Raises:
+      ValueError: a layer is of a kind that is not implemented, or slides without a window.
+    """
+    kinds = fields["layer_types"]
+    for kind in kinds:
+        if kind not in ("full_attention", "sliding_attention"):
+            refuse("layer_types", sorted(set(kinds)), "'full_attention' and 'sliding_attention'")
+    slides = tuple(kind == "sliding_attention" for kind in kinds)
+    if not any(slides):
+        return {"sliding_window": None, "sliding_layers": None}
+    window = fields["sliding_window"]
+    if not isinstance(window, int) or window < 1:
+        refuse("sliding_window", window, "a positive integer when layers slide")
+    return {"sliding_window": window, "sliding_layers": None if all(slides) else slides}
 
 
 def uniform_window(fields: dict[str, Any]) -> int | None:
-    """The sliding window of a config with `layer_types`, which must be the same for all layers.
-
-    Raises:
-      ValueError: some layers slide and others do not, or a layer is of another kind.
-    """
-    kinds = sorted(set(fields["layer_types"]))
-    if kinds == ["full_attention"]:
-        return None
-    if kinds == ["sliding_attention"]:
-        return _checked_window(fields["sliding_window"])
-    refuse("layer_types", kinds, "one kind for all layers, 'full_attention' or 'sliding_attention'")
+    """The window of a family whose layers all have the same."""
+    window = fields["sliding_window"]
+    if window is not None and (not isinstance(window, int) or window < 1):
+        refuse("sliding_window", window, "null or a positive integer")
+    return window
 
 
 def window_fields(config: ModelConfig) -> dict[str, Any]:
-    """The fields that `uniform_window` reads back as `config.sliding_window`."""
-    slides = config.sliding_window is not None
-    return {
-        "use_sliding_window": slides,
-        "sliding_window": config.sliding_window,
-        "max_window_layers": 0 if slides else config.num_layers,
-        "layer_types": ["sliding_attention" if slides else "full_attention"] * config.num_layers,
-    }
-
-
-def _checked_window(window: Any) -> int:
-    if not isinstance(window, int) or window < 1:
-        refuse("sliding_window", window, "a positive integer when the layers slide")
-    return int(window)
+    """The fields that `windows` reads back."""
+    slides = config.sliding_layers or (config.sliding_window is not None,) * config.num_layers
+    kinds = ["sliding_attention" if one else "full_attention" for one in slides]
+    return {"sliding_window": config.sliding_window, "layer_types": kinds}
 
 
 def _check_rope(hf: dict[str, Any]) -> None:
-    """Refuses rotary parameters that are not implemented, in either spelling."""
-    if hf.get("partial_rotary_factor") not in (None, 1, 1.0):
-        refuse("partial_rotary_factor", hf["partial_rotary_factor"], "1.0")
+    """Refuses rotary parameters that are not implemented, in either spelling, for all layers or by kind of layer."""
     for field in ("rope_scaling", "rope_parameters"):
         rope = hf.get(field)
         if rope is None:
             continue
-        if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
-            refuse(field, rope, "one flat object for all layers")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in _ROPE_KEYS:
-            refuse(f"{field}.rope_type", kind, ", ".join(map(repr, _ROPE_KEYS)))
-        for key in sorted(_ROPE_KEYS[kind] - set(rope)):
-            refuse(f"{field}.{key}", None, f"a number, which rope_type {kind!r} needs")
-        for key in sorted(set(rope) - _ROPE_KEYS[kind] - _ROPE_ALWAYS):
-            if rope[key] is not None:
-                refuse(f"{field}.{key}", rope[key], f"not with rope_type {kind!r}")
-        if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
-            refuse(f"{field}.partial_rotary_factor", rope["partial_rotary_factor"], "1.0")
+        if not isinstance(rope, dict):
+            refuse(field, rope, "an object")
+        if any(isinstance(value, dict) for value in rope.values()):
+            for kind, part in rope.items():
+                if not isinstance(part, dict) or kind not in ("full_attention", "sliding_attention"):
+                    refuse(field, rope, "one object, or one for 'full_attention' and one for 'sliding_attention'")
+                _check_rope_object(f"{field}.{kind}", part)
+        else:
+            _check_rope_object(field, rope)
+
+
+def _check_rope_object(field: str, rope: dict[str, Any]) -> None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in _ROPE_KEYS:
+        refuse(f"{field}.rope_type", kind, ", ".join(map(repr, _ROPE_KEYS)))
+    for key in sorted(_ROPE_KEYS[kind] - set(rope)):
+        refuse(f"{field}.{key}", None, f"a number, which rope_type {kind!r} needs")
+    for key in sorted(set(rope) - _ROPE_KEYS[kind] - _ROPE_ALWAYS):
+        if rope[key] is not None:
+            refuse(f"{field}.{key}", rope[key], f"not with rope_type {kind!r}")
+
+
+def whole_rotary(fields: dict[str, Any]) -> None:
+    """For families whose Hugging Face code rotates whole heads: refuses a share that it would pass over."""
+    for place, found in (("", fields), ("rope_parameters.", fields.get("rope_parameters") or {})):
+        share = found.get("partial_rotary_factor")
+        if share not in (None, 1, 1.0):
+            refuse(f"{place}partial_rotary_factor", share, "1.0")
 
 
 def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
