@@ -66,9 +66,9 @@ def load(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    folder = _folder(source, revision)
+    folder = local_folder(source, revision)
     config = read_config(folder)
-    tokenizer = _read_tokenizer(folder, config)
+    tokenizer = read_tokenizer(folder, config.vocab_size)
     params = _read_params(folder, config, jnp.dtype(dtype), progress)
     return LanguageModel(config, params, tokenizer)
 
@@ -119,15 +119,15 @@ def save(
 
 def read_config(folder: Path) -> ModelConfig:
     """The ModelConfig of a folder. End-of-text ids come from generation_config.json where that lists them."""
-    hf = _read_json(folder / "config.json")
+    hf = read_json(folder / "config.json")
     generation = folder / "generation_config.json"
     if generation.is_file():
-        found = _read_json(generation)
+        found = read_json(generation)
         hf |= {key: found[key] for key in ("bos_token_id", "eos_token_id") if found.get(key) is not None}
     return families.config_from_hf(hf)
 
 
-def _folder(source: str | os.PathLike[str], revision: str | None) -> Path:
+def local_folder(source: str | os.PathLike[str], revision: str | None) -> Path:
     """The local folder of `source`, downloaded if it is a hub id."""
     path = Path(source).expanduser()
     if path.is_dir():
@@ -144,7 +144,8 @@ def _folder(source: str | os.PathLike[str], revision: str | None) -> Path:
     return Path(found)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, or a ValueError that names the file."""
     if not path.is_file():
         raise ValueError(f"{path.parent} has no {path.name}")
     try:
@@ -156,7 +157,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_tokenizer(folder: Path, config: ModelConfig) -> Any:
+def read_tokenizer(folder: Path, vocab_size: int) -> Any:
+    """The tokenizer of a folder, which must not have more ids than the model; None if the folder has none."""
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     from transformers import AutoTokenizer  # here because it takes seconds to import
@@ -166,12 +168,12 @@ def _read_tokenizer(folder: Path, config: ModelConfig) -> Any:
     except Exception as error:  # the tokenizers library raises bare Exception
         raise ValueError(f"the tokenizer files in {folder} cannot be read: {' '.join(str(error).split())}") from error
     ids = max(tokenizer.get_vocab().values(), default=-1) + 1
-    if ids > config.vocab_size:
-        raise ValueError(f"the tokenizer in {folder} has {ids} ids, but vocab_size is {config.vocab_size}")
+    if ids > vocab_size:
+        raise ValueError(f"the tokenizer in {folder} has {ids} ids, but vocab_size is {vocab_size}")
     return tokenizer
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, one or as the index lists them."""
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
@@ -179,7 +181,7 @@ def _weight_files(folder: Path) -> list[Path]:
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         beside = f" (found {', '.join(pickled)}, but pickled weights are never opened: safetensors only)"
         raise ValueError(f"{folder} has no {_SINGLE} and no {_INDEX}{beside if pickled else ''}")
-    weight_map = _read_json(folder / _INDEX).get("weight_map")
+    weight_map = read_json(folder / _INDEX).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{folder / _INDEX} has no weight_map object")
     names = sorted(set(map(str, weight_map.values())))
@@ -190,7 +192,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """An open safetensors file. Whatever it reports about its own bytes becomes a ValueError that names it."""
     import safetensors
 
@@ -206,14 +208,14 @@ def _read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, progress: 
     arrays: dict[str, Any] = jax.tree.map(lambda spec: np.empty(spec.shape, np.dtype(dtype)), param_specs(config))
     places = {place.name: place for place in _places(config)}
     missing = set(places)
-    for path in _weight_files(folder):
-        with _opened(path) as file:
+    for path in weight_files(folder):
+        with opened(path) as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
                 if name not in places:
                     if _ignored(name, config):
                         continue
                     raise ValueError(f"{path} holds {name}, which a {config.family} model of this config does not have")
-                _fill(places[name].of(arrays), file.get_tensor(name), places[name].flip, f"{path}: {name}")
+                fill(places[name].of(arrays), file.get_tensor(name), places[name].flip, f"{path}: {name}")
                 missing.discard(name)
                 if progress is not None:
                     progress(len(places) - len(missing), len(places))
@@ -230,7 +232,7 @@ def _read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, progress: 
     return arrays
 
 
-def _fill(view: np.ndarray, tensor: np.ndarray, flip: bool, name: str) -> None:
+def fill(view: np.ndarray, tensor: np.ndarray, flip: bool, name: str) -> None:
     """Copies a tensor of the file into its place, transposed from [out, in] to [in, out] if `flip`."""
     if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.dtype.itemsize < 2:
         raise ValueError(f"{name} is {tensor.dtype}, expected unquantised floating point")
