@@ -80,7 +80,7 @@ def load(
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     folder = model_folder(source, revision)
     config = read_config(folder)
-    tokenizer = _read_tokenizer(folder, config)
+    tokenizer = read_tokenizer(folder, config.vocab_size)
     template = getattr(tokenizer, "chat_template", None)
     if chat and template is None:
         raise ValueError(f"chat is on, but the tokenizer of {source} has no chat template")
@@ -161,7 +161,12 @@ def model_folder(source: str | os.PathLike[str], revision: str | None = None) ->
     return Path(found)
 
 
-def _read_tokenizer(folder: Path, config: ModelConfig) -> Any:
+def read_tokenizer(folder: Path, vocab_size: int) -> Any:
+    """The tokenizer of a folder, or None if there is none.
+
+    Raises:
+      ValueError: it cannot be read, or has ids that the model's vocabulary has not.
+    """
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     from transformers import AutoTokenizer  # here because it takes seconds to import
@@ -171,8 +176,8 @@ def _read_tokenizer(folder: Path, config: ModelConfig) -> Any:
     except Exception as error:  # the tokenizers library raises bare Exception
         raise ValueError(f"the tokenizer files in {folder} cannot be read: {' '.join(str(error).split())}") from error
     ids = max(tokenizer.get_vocab().values(), default=-1) + 1
-    if ids > config.vocab_size:
-        raise ValueError(f"the tokenizer in {folder} has {ids} ids, but vocab_size is {config.vocab_size}")
+    if ids > vocab_size:
+        raise ValueError(f"the tokenizer in {folder} has {ids} ids, but vocab_size is {vocab_size}")
     return tokenizer
 
 

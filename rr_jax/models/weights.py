@@ -15,7 +15,7 @@ import numpy as np
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 class WeightFiles:
@@ -95,7 +95,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         beside = f" (found {', '.join(pickled)}; pickled weights are never opened: {convert_hint(folder)})"
         raise ValueError(f"{folder} has no {SINGLE} and no {INDEX}{beside if pickled else ''}")
     weight_map = read_json(folder / INDEX).get("weight_map")
