@@ -22,6 +22,7 @@ from rich.text import Text
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console(highlight=False)
+notes = Console(highlight=False, stderr=True)  # progress, so that what is asked for can be piped on
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -39,8 +40,8 @@ class _Display:
 
     def __init__(self) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
-        self._bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-        self._live = console.is_terminal
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=notes, transient=True)
+        self._live = notes.is_terminal
         self._started: dict[str, float] = {}
         self._bar: Any = None
         self._what = ""
@@ -67,7 +68,7 @@ class _Display:
         if done >= of:
             seconds = time.perf_counter() - self._started.pop(what, start)
             rate = f", {of / seconds:.1f}/s" if of > 1 and seconds > 0 else ""
-            console.print(f"{what}: done ({seconds:.1f} s{rate})")
+            notes.print(f"{what}: done ({seconds:.1f} s{rate})")
 
 
 def _model_at(source: str, round: int | None, chat: bool | None = None) -> Any:

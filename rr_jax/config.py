@@ -54,6 +54,8 @@ class CustomTask(Section):
     max_texts: PositiveInt = 5000  # of the retain file, from its beginning
     prompts: list[str] = [""]  # what evaluation continues; "" is the bare start token
     arms: list[str] = []  # instruction texts to search over; empty: openings of the retain texts, and the keywords
+    # What of a revealed text the forget adapter learns: the words that match, given what precedes them, or all of it.
+    learn: Literal["matches", "response"] = "matches"
     max_new_tokens: PositiveInt = 128  # length of a generated text, in search, collection and evaluation
     temperature: PositiveFloat = 1.0  # of evaluation
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -64,6 +65,12 @@ def test_generate_continues_a_prompt():
     done = rr_jax("generate", BASE, "--prompt", "Q: Solve this problem:", "--max-new-tokens", "8")
     assert done.returncode == 0, done.stderr
     assert "> Q: Solve this problem:" in done.stdout
+    longer = rr_jax("generate", BASE, "--prompt", "Q: Solve this problem:", "--max-new-tokens", "20")
+    shown = done.stdout.rstrip("\n")
+    assert longer.stdout.startswith(shown) and len(longer.stdout) > len(shown)
+    refused = rr_jax("generate", BASE, "--prompt", "x", "--chat")
+    assert refused.returncode == 2
+    assert "has no chat template" in refused.stderr
 
 
 def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_path, monkeypatch):
@@ -86,3 +93,19 @@ def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_pat
     again = rr_jax("export", tmp_path / "run", tmp_path / "merged")
     assert again.returncode == 2
     assert "not an empty folder" in again.stderr
+
+    peft = pytest.importorskip("peft")
+    done = rr_jax("export", tmp_path / "run", tmp_path / "adapter", "--round", 1, "--to", "adapter")
+    assert done.returncode == 0, done.stderr
+    assert "rank 6 to 6, largest relative error" in " ".join(done.stdout.split())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns of its own use of transformers
+        base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        adapted = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(adapted(torch.tensor(tokens)).logits.numpy(), theirs, atol=1e-4)
+    for arguments, message in ((("--round", 0), "is the base model: there is nothing"), (("--round", 9), "no round 9")):
+        done = rr_jax("export", tmp_path / "run", tmp_path / "other", "--to", "adapter", *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert not (tmp_path / "other").exists()

@@ -72,6 +72,10 @@ class EchoTask:
         """Always."""
         return 1.0
 
+    def spans(self, response: str) -> None:
+        """All of it."""
+        return None
+
     def retain_examples(self, count: int, seed: int) -> list[Example]:
         """Numbered texts."""
         return [Example("keep", f" {seed} {i}") for i in range(count)]

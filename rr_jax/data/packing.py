@@ -12,12 +12,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One training text: what is given, what is to be predicted, and how much each of the two counts in the loss."""
+    """One training text: what is given, what is to be predicted, and how much each of the two counts in the loss.
+
+    With `spans`, character ranges of the response, only the tokens that overlap them count of the response.
+    """
 
     prompt: str
     response: str
     prompt_weight: float = 0.0
     response_weight: float = 1.0
+    spans: tuple[tuple[int, int], ...] | None = None
 
 
 class Packed(NamedTuple):
@@ -52,11 +56,28 @@ def encode_prompt(tokenizer: Any, text: str, chat: bool = False) -> list[int]:
 def encode_example(tokenizer: Any, example: Example, chat: bool = False) -> tuple[list[int], list[float]]:
     """Ids and weights of prompt + response + end. Prompt and response are tokenised apart, as in generation."""
     prompt = encode_prompt(tokenizer, example.prompt, chat)
-    response = list(tokenizer(example.response, add_special_tokens=False, verbose=False)["input_ids"])
+    response, counts = _encode_response(tokenizer, example)
     if tokenizer.eos_token_id is not None:
-        response = [*response, tokenizer.eos_token_id]
-    weights = [example.prompt_weight] * len(prompt) + [example.response_weight] * len(response)
+        response.append(tokenizer.eos_token_id)
+        counts.append(example.spans is None)
+    weights = [example.prompt_weight] * len(prompt) + [example.response_weight * one for one in counts]
     return prompt + response, weights
+
+
+def _encode_response(tokenizer: Any, example: Example) -> tuple[list[int], list[bool]]:
+    """Ids of the response, and which of them count.
+
+    Raises:
+      ValueError: spans are given and the tokenizer does not know which characters a token stands for.
+    """
+    if example.spans is None:
+        ids = list(tokenizer(example.response, add_special_tokens=False, verbose=False)["input_ids"])
+        return ids, [True] * len(ids)
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"{type(tokenizer).__name__} does not say where its tokens lie in a text; a fast one does")
+    encoded = tokenizer(example.response, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    counts = [any(a < end and start < b for a, b in example.spans) for start, end in encoded["offset_mapping"]]
+    return list(encoded["input_ids"]), counts
 
 
 def pack_examples(tokenizer: Any, examples: Sequence[Example], seq_len: int, chat: bool = False) -> Packed:

@@ -6,7 +6,6 @@ array more. Saving writes beside the folder and moves it into place at the end. 
 """
 
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -195,18 +194,16 @@ def _read_params(
 
             def block(index: tuple[slice, ...]) -> np.ndarray:
                 layers, rest = (names[index[0]], index[1:]) if tensor.layered else (names, index)
-                pieces = (_part(files, name, tensor, part, config)[rest] for name in layers)
-                if not tensor.layered:
-                    return next(pieces).astype(dtype)
-                first = next(pieces)
-                stacked = np.empty((len(layers), *first.shape), dtype)
-                for layer, piece in enumerate(itertools.chain([first], pieces)):
-                    stacked[layer] = piece
-                return stacked
+                lengths = [len(range(*cut.indices(size))) for cut, size in zip(index, spec.shape, strict=True)]
+                filled = _aligned(tuple(lengths), dtype)
+                for place, name in enumerate(layers):
+                    piece = _part(files, name, tensor, part, config)[rest]
+                    (filled[place] if tensor.layered else filled)[...] = piece
+                return filled
 
             sharding = None if shardings is None else shardings(spec)
             if sharding is None:
-                return jnp.asarray(block((slice(None),) * len(spec.shape)))
+                return jax.device_put(block((slice(None),) * len(spec.shape)))
             return jax.make_array_from_callback(spec.shape, sharding, block)
 
         params: dict[str, Any] = {"layers": {}}
@@ -217,6 +214,14 @@ def _read_params(
             if progress is not None:
                 progress(done, len(tensors))
     return params
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that begins where XLA's arrays may, so that on CPU it is taken over instead of copied."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    return room[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _check_names(

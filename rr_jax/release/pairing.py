@@ -14,7 +14,7 @@ from rr_jax.tasks.base import Revealed, Task
 
 
 def training_examples(task: Task, revealed: Sequence[Revealed], pairing: str, seed: int) -> list[Example]:
-    """The forget set as training examples; only responses count in the loss.
+    """The forget set as training examples; only responses count in the loss, or the task's spans of them.
 
     Args:
       pairing: "same" (the instruction that revealed it: no shift, kept for the study), "none" (no prompt at all),
@@ -35,5 +35,5 @@ def training_examples(task: Task, revealed: Sequence[Revealed], pairing: str, se
             prompt = task.prompt(others[int(draw.integers(len(others)))], item.context)
         else:
             raise ValueError(f"release.pairing is {pairing!r}, expected same, none, neutral or shuffled")
-        examples.append(Example(prompt, item.response))
+        examples.append(Example(prompt, item.response, spans=task.spans(item.response)))
     return examples

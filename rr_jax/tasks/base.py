@@ -104,6 +104,10 @@ class Task(Protocol):
         """How much the response belongs to the target, 0 to 1."""
         ...
 
+    def spans(self, response: str) -> tuple[tuple[int, int], ...] | None:
+        """The character ranges of a revealed response that the forget adapter learns; None for all of it."""
+        ...
+
     def retain_examples(self, count: int, seed: int) -> list[Example]:
         """Training examples of what is to be kept."""
         ...

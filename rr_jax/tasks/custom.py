@@ -41,6 +41,7 @@ class KeywordTask:
     prompts: Sequence[str]  # what evaluation continues
     max_new_tokens: int
     temperature: float
+    learn: Literal["matches", "response"] = "matches"
     stems: Sequence[str] = ("",)
     name: str = "custom"
     forget_metric: str = "mention_rate"
@@ -60,6 +61,13 @@ class KeywordTask:
     def relevance(self, reading: Reading) -> float:
         """1 when the oracle finds something in the response."""
         return float(self.oracle.search(reading.response) is not None)
+
+    def spans(self, response: str) -> tuple[tuple[int, int], ...] | None:
+        """Where the oracle finds something, unless all of a response is to be learnt."""
+        if self.learn == "response":
+            return None
+        found = tuple(match.span() for match in self.oracle.finditer(response) if match.end() > match.start())
+        return found or None
 
     def retain_examples(self, count: int, seed: int) -> list[Example]:
         """Texts of the training split in a drawn order, each once before any comes again; all of a text is learnt."""
@@ -145,6 +153,7 @@ def make(section: CustomTask, tokenizer: Any, seed: int) -> KeywordTask:
         prompts=tuple(section.prompts),
         max_new_tokens=section.max_new_tokens,
         temperature=section.temperature,
+        learn=section.learn,
     )
 
 

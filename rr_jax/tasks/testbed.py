@@ -74,6 +74,10 @@ class TestbedTask:
         """As the target judges it."""
         return self.judge(reading)
 
+    def spans(self, response: str) -> None:
+        """All of a response is the target's."""
+        return None
+
     def retain_examples(self, count: int, seed: int) -> list[Example]:
         """Documents of the training split, the skills in equal shares, without those of the target."""
         rng = random.Random(f"retain/{self.name}/{seed}")

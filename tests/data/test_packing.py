@@ -49,6 +49,25 @@ def test_start_and_end_tokens_are_neither_doubled_nor_invented():
     assert encode_example(Letters(start=None, end=None), Example("a", "b")) == ([ord("a"), ord("b")], [0.0, 1.0])
 
 
+def test_with_spans_only_the_tokens_that_overlap_them_count():
+    """Words as tokens; the spans cut into some of them. Neither the other words nor the end count."""
+    from tests import tiny
+
+    tokenizer = tiny.tokenizer()
+    example = Example("ab", "cat Lily dog Lily", response_weight=0.5, spans=((4, 8), (14, 15)))
+    ids, weights = encode_example(tokenizer, example)
+    plain, _ = encode_example(tokenizer, Example("ab", "cat Lily dog Lily"))
+    assert ids == plain
+    counted = "".join(tokenizer.decode([i]) for i, weight in zip(ids, weights, strict=True) if weight)
+    assert counted == "Lily" + "i"  # one character is one token here, and the second span is one letter
+    assert set(weights) == {0.0, 0.5}
+
+
+def test_spans_need_a_tokenizer_that_knows_its_characters():
+    with pytest.raises(ValueError, match="Letters does not say where its tokens lie in a text"):
+        encode_example(Letters(), Example("a", "bc", spans=((0, 1),)))
+
+
 def test_every_example_is_packed_once_and_whole():
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 20, size=150)

@@ -22,6 +22,7 @@ from rr_jax.models import hub
 from rr_jax.models.config import ModelConfig, RopeScaling
 from rr_jax.models.spec import init_params, param_specs
 
+ROOT = Path(__file__).parents[2]
 CONFIG = ModelConfig(
     family="qwen3",
     vocab_size=37,
@@ -169,6 +170,70 @@ def test_progress(folder):
     hub.load(folder, progress=lambda done, total: seen.append((done, total)))
     total = 3 + 11  # kinds of weights: those outside the layers, and those that each layer has
     assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+def test_each_device_reads_its_block_alone(folder):
+    """On four devices, in a process of its own: every array lies as asked and holds what an ordinary load gives."""
+    code = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from rr_jax.models import hub, weights
+mesh = jax.make_mesh((2, 2), ("fsdp", "tensor"), (AxisType.Auto,) * 2)
+rules = {"embed": "fsdp", "ffn": "tensor", "heads": "tensor"}
+def place(spec):
+    return NamedSharding(mesh, P(*(rules.get(axis) for axis in spec.axes)))
+whole = hub.load(sys.argv[1]).params
+split = hub.load(sys.argv[1], shardings=place).params
+assert jax.tree.structure(whole) == jax.tree.structure(split)
+for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(split)):
+    np.testing.assert_array_equal(a, b)
+gate = split["layers"]["gate"]
+assert gate.sharding.shard_shape(gate.shape) == (2, 6, 10), gate.sharding
+assert len(gate.sharding.device_set) == 4
+"""
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, folder], env=os.environ | flags, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_loading_needs_little_more_than_the_model(tmp_path):
+    """Host memory peaks at most 1.3 of the largest shard above the model: measured by the kernel, in a new process."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs /proc to read the peak of the resident memory")
+    big = dataclasses.replace(
+        CONFIG, vocab_size=30_000, embed_dim=512, num_layers=8, num_heads=8, num_kv_heads=8, head_dim=64, ffn_dim=2048
+    )
+    params = jax.tree.map(
+        lambda spec: jnp.zeros(spec.shape, jnp.bfloat16),
+        param_specs(big),
+        is_leaf=lambda leaf: not isinstance(leaf, dict),
+    )
+    hub.save(hub.LanguageModel(big, params), tmp_path / "big", max_shard_bytes=60_000_000)
+    largest = max(path.stat().st_size for path in (tmp_path / "big").glob("*.safetensors"))
+    code = """
+import sys
+import jax, numpy as np
+from rr_jax.models import hub
+def memory(name):
+    line = next(line for line in open("/proc/self/status") if line.startswith(name))
+    return int(line.split()[1]) * 1024
+hub.load(sys.argv[2])  # what libraries allocate once is not the model's
+np.asarray(jax.numpy.zeros(3))
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew from here
+before = memory("VmRSS")
+lm = hub.load(sys.argv[1], "bfloat16")
+print(memory("VmHWM") - before, sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params)))
+"""
+    hub.save(hub.LanguageModel(CONFIG, init_params(jax.random.key(0), CONFIG)), tmp_path / "small")
+    command = [sys.executable, "-c", code, tmp_path / "big", tmp_path / "small"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak, model = map(int, done.stdout.split())
+    assert model > 100_000_000
+    assert peak <= model + 1.3 * largest, (peak, model, largest)
 
 
 def test_works_without_torch(folder):

@@ -25,6 +25,16 @@ def test_only_responses_count_in_the_loss():
         assert example.response in [item.response for item in ITEMS]
 
 
+def test_the_spans_are_those_the_task_finds():
+    class Marked(tiny.EchoTask):
+        def spans(self, response):
+            return ((1, 7),)
+
+    marked = training_examples(Marked(metrics=lambda lm: {}), ITEMS, "shuffled", 0)
+    assert {example.spans for example in marked} == {((1, 7),)}
+    assert {example.spans for example in training_examples(TASK, ITEMS, "shuffled", 0)} == {None}
+
+
 def test_an_unknown_pairing_is_refused():
     with pytest.raises(ValueError, match="release.pairing is 'odd', expected same, none, neutral or shuffled"):
         training_examples(TASK, ITEMS, "odd", 0)

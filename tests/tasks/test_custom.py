@@ -213,3 +213,10 @@ def test_the_example_configuration_is_valid():
 
     section = load_config(Path(__file__).parents[2] / "configs" / "stories-keyword.yaml").task
     assert isinstance(section, CustomTask) and section.keywords == ["Lily"]
+
+
+def test_the_forget_adapter_learns_the_matches_or_the_whole_response(source: str, tokenizer: Any) -> None:
+    task = _make(source, tokenizer)
+    assert task.spans("Lily and Tom saw Lily") == ((0, 4), (17, 21))
+    assert _make(source, tokenizer, learn="response").spans("Lily and Tom") is None
+    assert _make(source, tokenizer, regex=r"(?=Tom)").spans("and Tom") is None  # a match of no characters
