@@ -170,7 +170,9 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             "trade_off": composed.meta["trade_off"],
             "validation": composed.meta["validation"],
         }
-        entry |= {name: trained.meta[name] for name in ("overlap", "update_cosine") if name in trained.meta}
+        # of the forget adapter with the retain adapter that repaired it, or else with the one trained beside it
+        both = trained.meta | composed.meta
+        entry |= {name: both[name] for name in ("overlap", "update_cosine") if name in both}
         if not composed.meta["accepted"]:
             entry |= {"metrics": None, "retention": None, "loss": trained.meta["loss"]}
             summary["rounds"].append(entry)

@@ -163,10 +163,7 @@ def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: 
     context.log(round, "train", release.train.steps, {f"loss/{name}": value for name, value in loss.items()})
     meta: dict[str, Any] = {"loss": loss}
     if together:
-        overlap = overlap_by_layer(trained["forget"], trained["retain"])
-        cosine = update_cosine_by_layer(trained["forget"], trained["retain"])
-        meta["overlap"] = {name: np.asarray(value).tolist() for name, value in overlap.items()}
-        meta["update_cosine"] = {name: np.asarray(value).tolist() for name, value in cosine.items()}
+        meta |= _overlap(trained["forget"], trained["retain"])
     return Stage(dict(trained), meta)
 
 
@@ -183,18 +180,20 @@ def compose_stage(
     forget = trained.arrays["forget"]
     joint = [(trained.arrays["retain"], eta.retain)] if place in ("joint", "joint+after") else []
     points: list[Point] = []
-    outcomes: dict[float, tuple[Adapter, dict[str, float]]] = {}
+    outcomes: dict[float, tuple[Adapter, dict[str, float], dict[str, Any]]] = {}
     for number, strength in enumerate(sorted(eta.forget)):
         composed = compose(deltas, forget, strength, context.scale, joint)
+        overlap: dict[str, Any] = {}
         if place in ("after", "joint+after"):
             healed = _heal(context, round, composed, forget)
             composed = compose(deltas, forget, strength, context.scale, [*joint, (healed, eta.retain)])
+            overlap = _overlap(forget, healed)
         metrics, _ = measure(context, composed, "valid", f"round {round}, eta {strength:g}")
         kept = retention(task, metrics, base_metrics)
         added = metrics[task.degenerate_metric] - base_metrics[task.degenerate_metric]
         point = Point(strength, metrics[task.forget_metric], min(kept.values()), added, kept)
         points.append(point)
-        outcomes[strength] = (composed, metrics)
+        outcomes[strength] = (composed, metrics, overlap)
         values = {"eta_forget": strength, "forget": point.forget, "utility": point.utility, "degenerate": added}
         context.log(round, "compose", number + 1, values)
         within = point.within(eta.utility_budget, eta.degenerate_budget)
@@ -212,8 +211,17 @@ def compose_stage(
     }
     if chosen is None:
         return Stage({} if deltas is None else {"deltas": deltas}, meta)
-    result = outcomes[chosen.eta_forget][0]
-    return Stage({"deltas": result}, meta)
+    result, _, overlap = outcomes[chosen.eta_forget]
+    return Stage({"deltas": result}, meta | overlap)
+
+
+def _overlap(forget: Adapter, retain: Adapter) -> dict[str, Any]:
+    """How far two adapters work in the same directions, {measure: {module: [L]}}."""
+    measures = {"overlap": overlap_by_layer(forget, retain), "update_cosine": update_cosine_by_layer(forget, retain)}
+    return {
+        name: {module: np.asarray(value).tolist() for module, value in by_module.items()}
+        for name, by_module in measures.items()
+    }
 
 
 def _heal(context: Context, round: int, composed: Adapter, forget: Adapter) -> Adapter:

@@ -13,3 +13,10 @@ def test_the_readme_example_runs(tmp_path, monkeypatch):
     assert len(names["texts"]) == 1
     assert names["logits"].shape[-1] == names["lm"].config.vocab_size
     assert (tmp_path / "copy-of-base" / "model.safetensors").exists()
+
+
+def test_the_family_shown_is_the_one_that_runs():
+    root = Path(__file__).parents[1]
+    source = (root / "rr_jax" / "models" / "families" / "mistral.py").read_text()
+    assert source in (root / "README.md").read_text()
+    assert len(source.splitlines()) < 60

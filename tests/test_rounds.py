@@ -103,6 +103,7 @@ def test_a_run_leaves_the_promised_files(uninterrupted):
     assert summary["status"] == "complete"
     assert summary["stop"]["reason"] == "rounds_done"
     assert [entry["round"] for entry in summary["rounds"]] == [1, 2]
+    assert all(len(entry["overlap"]) == len(entry["update_cosine"]) == 7 for entry in summary["rounds"])
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"base", "reveal", "train", "compose", "measure"}
     manifest = json.loads((uninterrupted / "manifest.json").read_text())
