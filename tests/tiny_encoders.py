@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tokenizers
-import torch
 import transformers
+
+torch = pytest.importorskip("torch")
 
 PAD = 3
 TEXT = "the cat sat on a mat and dog ran far home now you are so very nice bad old man hat"

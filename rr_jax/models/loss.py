@@ -25,12 +25,34 @@ def token_nll(
         weights[b, s] counts the prediction of tokens[b, s]. The first token of a segment has nothing before it and
         never counts.
     """
+    nll, weights = _weighted_nll(params, batch, config, adapters, None)
+    return jnp.sum(nll), jnp.sum(weights)
+
+
+def row_nll(
+    params: Params,
+    batch: Batch,
+    config: ModelConfig,
+    *,
+    adapters: Adapter | None = None,
+    soft_prompt: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """As `token_nll`, for each row apart: two arrays [B]. `soft_prompt` as in `forward`; soft tokens must not count."""
+    nll, weights = _weighted_nll(params, batch, config, adapters, soft_prompt)
+    return jnp.sum(nll, axis=1), jnp.sum(weights, axis=1)
+
+
+def _weighted_nll(
+    params: Params, batch: Batch, config: ModelConfig, adapters: Adapter | None, soft_prompt: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Weighted -log p of each token but the first, and the weights, [B, S - 1] each."""
     tokens, segment_ids = batch["tokens"], batch["segment_ids"]
-    states = hidden_states(params, tokens, config, adapters=adapters, segment_ids=segment_ids)
+    states = hidden_states(params, tokens, config, adapters=adapters, segment_ids=segment_ids, soft_prompt=soft_prompt)
     inside = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
     weights = jnp.where(inside, batch["weights"][:, 1:], 0.0)
-    nll = _nll(params, states[:, :-1, :].reshape(-1, config.embed_dim), tokens[:, 1:].reshape(-1), config)
-    return jnp.sum(nll * weights.reshape(-1)), jnp.sum(weights)
+    targets = jnp.maximum(tokens[:, 1:], 0)  # a soft token has no id
+    nll = _nll(params, states[:, :-1, :].reshape(-1, config.embed_dim), targets.reshape(-1), config)
+    return nll.reshape(weights.shape) * weights, weights
 
 
 def _nll(params: Params, states: jax.Array, targets: jax.Array, config: ModelConfig) -> jax.Array:

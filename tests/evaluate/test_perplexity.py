@@ -5,13 +5,14 @@ import math
 import jax
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from rr_jax.data.packing import Packed
 from rr_jax.evaluate import perplexity as module
 from rr_jax.evaluate.perplexity import mean_nll, perplexity
 from rr_jax.models.config import ModelConfig
+
+torch = pytest.importorskip("torch")
+from transformers import LlamaConfig, LlamaForCausalLM
 
 CONFIG = ModelConfig(
     family="llama",
