@@ -1,5 +1,6 @@
 """The command `rr-jax`: the only place that prints. Bad input is one line on stderr and exit code 2."""
 
+import os
 import sys
 import time
 from functools import partial
@@ -19,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch is as it should be
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console(highlight=False)
@@ -101,6 +104,21 @@ def run(
     console.print()
     console.print(summary_table(summary), markup=False)
     console.print(f"\nreport: {Path(resolved.out) / 'report.html'}")
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A YAML file with base, seeds, axes and out.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value of the sweep: out=DIR seeds=[0,1].")] = None,
+    debug: Debug = False,
+) -> None:
+    """Runs a grid with seeds; writes a table and figures with 95 % intervals. The same command again resumes."""
+    from rr_jax.sweep import run_sweep, table
+
+    with _Display() as display:
+        rows = run_sweep(config, overrides or [], progress=display)
+    axes = [name for name in rows[0] if isinstance(rows[0][name], str)]
+    console.print(table(rows, axes), markup=False, soft_wrap=True)
 
 
 @app.command("eval")

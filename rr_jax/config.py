@@ -54,6 +54,7 @@ class CustomTask(Section):
     max_texts: PositiveInt = 5000  # of the retain file, from its beginning
     prompts: list[str] = [""]  # what evaluation continues; "" is the bare start token
     arms: list[str] = []  # instruction texts to search over; empty: openings of the retain texts, and the keywords
+    facts: list[str] = []  # texts that a full disclosure would contain, to report recall; empty: the keywords
     # What of a revealed text the forget adapter learns: the words that match, given what precedes them, or all of it.
     learn: Literal["matches", "response"] = "matches"
     max_new_tokens: PositiveInt = 128  # length of a generated text, in search, collection and evaluation
@@ -70,20 +71,39 @@ TaskConfig = Annotated[ToxicityTask | NerTask | CodeTask | CustomTask, Field(dis
 
 
 class ArmsConfig(Section):
-    """What the search may try: the task's instruction texts, and soft prompts from a Sobol sequence."""
+    """What the search may try: instruction texts, and soft prompts from a Sobol sequence."""
 
-    soft: Annotated[int, Field(ge=0)] = 64  # number of soft prompts beside the task's texts; a power of two is best
+    texts: str | None = None  # a file of further instruction texts, one a line, beside the task's
+    templates: list[str] = []  # further instruction texts with {slots}, each filled in with every combination
+    slots: dict[str, list[str]] = {}
+    soft: Annotated[int, Field(ge=0)] = 64  # number of soft prompts beside the texts; a power of two is best
     soft_tokens: PositiveInt = 5  # embeddings in a soft prompt
     dim: PositiveInt = 10  # dimension of the Sobol points (INSTINCT: 10 for induction, 1000 for GSM8K)
     scaling: Literal["embedding", "instinct"] = "embedding"  # size of soft embeddings: the table's, or as coded there
+    # A soft prompt makes the model answer (direct), or write an instruction that is then asked (INSTINCT's path).
+    path: Literal["direct", "instruction"] = "direct"
+    proposer: str | None = None  # a model with the same vocabulary that writes the instructions; null: the model itself
+    instruction_tokens: PositiveInt = 16  # length of a written instruction
+
+
+class SearchConfig(Section):
+    """How arms are chosen, and how many responses the search may generate."""
+
+    strategy: Literal["neural_ucb", "epsilon_greedy", "random", "best_of_n"] = "neural_ucb"  # best_of_n: texts alone
+    generations: PositiveInt = 256  # budget in responses; each arm takes reward.samples of them
+    initial: PositiveInt = 16  # arms scored before the first choice
+    keep: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # best share of those that the bandit starts from
+    batch: PositiveInt = 1  # arms chosen, and answered in one device call, between two fits
+    epsilon: Share = 0.1  # of epsilon_greedy: share of random choices
+    early_stop: bool = False  # when no arm's upper bound is above the best score so far
 
 
 class BanditSection(Section):
-    """NeuralUCB (INSTINCT: hidden 100, nu 1, lambda 0.1, 1000 steps of Adam at 1e-3)."""
+    """NeuralUCB: a network that predicts an arm's score, and how unsure it is."""
 
-    initial: PositiveInt = 16  # arms scored before the first choice
-    iterations: Annotated[int, Field(ge=0)] = 16  # arms chosen one by one
-    hidden: PositiveInt = 100
+    preset: Literal["default", "instinct"] = "default"  # instinct: as coded there; the other keys are not looked at
+    posterior: Literal["exact", "diagonal", "thompson"] = "exact"
+    hidden: list[PositiveInt] = [100]  # widths of the hidden layers
     nu: PositiveFloat = 1e-3  # exploration; INSTINCT has 1 with weights from N(0, 1), ours are variance-scaled
     lambda_: PositiveFloat = Field(default=0.1, alias="lambda")
     fit_steps: PositiveInt = 300
@@ -91,11 +111,19 @@ class BanditSection(Section):
 
 
 class RewardConfig(Section):
-    """Score of an arm: the weighted harmonic mean of relevance and normalised Vendi score of its responses."""
+    """Score of an arm: the weighted harmonic mean of relevance and normalised Vendi score of its fluent responses."""
 
     samples: Annotated[int, Field(ge=2)] = 8  # responses generated for each arm
     temperature: PositiveFloat = 1.0
     diversity_weight: Share = 0.3
+    kernel: Literal["ngram", "hidden", "encoder"] = "ngram"  # similarity: n-grams, the model's states, an encoder's
+    encoder: str | None = None  # folder or hub id of the sentence encoder
+    order: PositiveFloat = 1.0  # q of the Vendi score; .inf looks at the largest eigenvalue alone
+    normalization: Literal["excess", "share", "none"] = "excess"  # (v - 1) / (n - 1), v / n, or v as it is
+    # A response is fluent if the base model finds it at most so many nats a token less likely than the least likely of
+    # its own free texts; null switches that off. Others count as neither relevant nor diverse, as do empty and
+    # repetitive ones.
+    fluency_margin: NonNegativeFloat | None = 1.0
 
 
 class CollectConfig(Section):
@@ -105,17 +133,34 @@ class CollectConfig(Section):
     size: PositiveInt = 256  # examples at most
     min_size: PositiveInt = 16  # fewer than these: nothing (more) is revealed
     threshold: Share = 0.5  # least relevance of an example
+    near_duplicate: Share = 0.8  # an example that shares so many word 3-grams with another is left out (Jaccard)
+    arm_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # of `size`, from one arm at most
     generations: PositiveInt = 1024  # responses generated at most
 
 
 class RevealConfig(Section):
     """Search for revealing instructions and collect what they reveal."""
 
-    when: Literal["every_round", "first_round"] = "every_round"
+    # until_gain: anew each round until a round's recall grew by less than min_gain; then with what there is.
+    when: Literal["every_round", "first_round", "until_gain"] = "every_round"
+    min_gain: Share = 0.01
     arms: ArmsConfig = ArmsConfig()
+    search: SearchConfig = SearchConfig()
     bandit: BanditSection = BanditSection()
     reward: RewardConfig = RewardConfig()
     collect: CollectConfig = CollectConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "RevealConfig":
+        if (self.reward.kernel == "encoder") != (self.reward.encoder is not None):
+            raise ValueError("reward.kernel 'encoder' and reward.encoder go together: give both or neither")
+        if self.search.generations < self.reward.samples:
+            raise ValueError(
+                f"search.generations is {self.search.generations}, below the {self.reward.samples} samples of one arm"
+            )
+        if self.collect.min_size > self.collect.size:
+            raise ValueError(f"collect.min_size is {self.collect.min_size}, above collect.size {self.collect.size}")
+        return self
 
 
 class AdapterConfig(Section):
@@ -202,6 +247,9 @@ class RunConfig(Section):
     task: TaskConfig
     seed: Annotated[int, Field(ge=0)] = 0
     rounds: PositiveInt = 2
+    until: Literal["reveal", "measure"] = (
+        "measure"  # reveal: only searches and collects, on the base model, to study it
+    )
     out: str
     reveal: RevealConfig = RevealConfig()
     release: ReleaseConfig = ReleaseConfig()

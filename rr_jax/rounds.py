@@ -18,15 +18,17 @@ import yaml
 from rr_jax.checkpoint import Checkpoints, Stage
 from rr_jax.config import RunConfig, load_config
 from rr_jax.data.sources import text_hash
+from rr_jax.models.encoder_hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
 from rr_jax.models.spec import linear_shapes
 from rr_jax.models.transformer import Adapter
 from rr_jax.release.compose import merged_params
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.report import write_report
+from rr_jax.reveal.recall import recall
 from rr_jax.runfolder import MetricsLog, check_config, read_run, start_folder, write_json
 from rr_jax.stages import Context, base_stage, compose_stage, measure_stage, reveal_stage, train_stage
-from rr_jax.tasks.base import Revealed
+from rr_jax.tasks.base import Revealed, Task
 from rr_jax.tasks.registry import make_task
 from rr_jax.testbed import BASE
 
@@ -81,13 +83,15 @@ def run(config: str | Path | RunConfig, *, progress: Progress | None = None, **o
     lm = load_model(config)
     check_targets(config, lm)
     task = make_task(config.task, lm.tokenizer, config.seed)
+    proposer, encoder = load_helpers(config, task)
     retain = task.retain_examples(config.release.retain.examples, config.seed)
     start_folder(folder, config, {"retain": text_hash([example.prompt + example.response for example in retain])})
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         saved = set(checkpoints.saved())
         log = MetricsLog(folder, lambda round, stage: stage_number(round, stage) in saved)
-        context = Context(config, task, lm, folder, log.write, progress or (lambda what, done, of: None))
+        show = progress or (lambda what, done, of: None)
+        context = Context(config, task, lm, folder, log.write, show, proposer, encoder)
         summary = _rounds(context, checkpoints)
     finally:
         checkpoints.close()
@@ -121,7 +125,8 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         seconds[f"round {round}, {name}"] = _hundredths(time.perf_counter() - start)
         return result
 
-    base = stage(0, "base", partial(base_stage, context)).meta
+    studied = config.until == "reveal"
+    base = {"test": {}, "validation": {}} if studied else stage(0, "base", partial(base_stage, context)).meta
     summary: dict[str, Any] = {
         "task": task.name,
         "seed": config.seed,
@@ -135,27 +140,44 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         "status": "running",
     }
     deltas: Adapter | None = None
-    best = base["validation"][task.forget_metric]
+    best = base["validation"].get(task.forget_metric)
     stop = ("rounds_done", f"all {config.rounds} rounds are done")
     revealed: list[Revealed] = []
+    told: frozenset[str] = frozenset()
+    gained = 1.0
     for round in range(1, config.rounds + 1):
         current = deltas
-        search: list[dict[str, Any]] = []
-        if round == 1 or config.reveal.when == "every_round":
-            found = stage(round, "reveal", partial(reveal_stage, context, round, current), keep=keep_text)
-            revealed = [Revealed(**item) for item in found.meta["revealed"]]
-            search = found.meta["search"]
-        entry: dict[str, Any] = {"round": round, "revealed": len(revealed), "search": search}
+        entry: dict[str, Any] = {"round": round, "search": []}
+        anew = {"every_round": True, "first_round": round == 1, "until_gain": gained >= config.reveal.min_gain}
+        if round == 1 or anew[config.reveal.when]:
+            found = stage(round, "reveal", partial(reveal_stage, context, round, current), keep=keep_text).meta
+            revealed = [Revealed(**item) for item in found["revealed"]]
+            now = frozenset(found["told"])
+            before, told = recall(task, told), told | now
+            entry |= {
+                name: found[name]
+                for name in ("search", "search_ended", "exploration", "left_out", "collected_relevance")
+            }
+            # of a later round it is what the model still discloses after what was released: residual knowledge
+            entry["recall"] = {"round": recall(task, now), "cumulative": recall(task, told), "facts": len(task.facts)}
+            gained = (recall(task, told) or 0.0) - (before or 0.0)
+        entry["revealed"] = len(revealed)
         least = config.reveal.collect.min_size
         if len(revealed) < least:
+            left_out = ", ".join(f"{count} {reason}" for reason, count in entry.get("left_out", {}).items())
             if round == 1:
                 raise NothingRevealed(
-                    f"nothing revealed: {len(revealed)} examples passed the filter, reveal.collect.min_size asks for "
-                    f"{least}; widen the search with more reveal.bandit.iterations, reveal.arms.soft or "
-                    "reveal.collect.generations, or a lower reveal.collect.threshold"
+                    f"nothing revealed: {len(revealed)} distinct examples passed the filter ({left_out or 'none'} left "
+                    f"out), reveal.collect.min_size asks for {least}; widen the search with more "
+                    "reveal.search.generations, reveal.arms.soft or reveal.collect.generations, or a lower "
+                    "reveal.collect.threshold"
                 )
+            summary["residual"] = entry.get("recall")
             stop = ("nothing_revealed", f"round {round} revealed {len(revealed)} examples, fewer than {least}")
             break
+        if studied:
+            summary["rounds"].append(entry | {"accepted": None, "metrics": None})
+            continue
         trained = stage(round, "train", partial(train_stage, context, round, current, revealed))
         composed = stage(
             round,
@@ -191,13 +213,30 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         }
         summary["rounds"].append(entry)
         value = composed.meta["validation"][task.forget_metric]
-        if value < best:
+        if best is None or value < best:
             best, summary["selected_round"] = value, round
         write_json(context.folder / "summary.json", summary)
     summary["stop"] = {"reason": stop[0], "explanation": stop[1]}
     summary["status"] = "complete"
     _note_times(context.folder, seconds)
     return summary
+
+
+def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, Encoder | None]:
+    """The proposer and the sentence encoder that the reveal stage asks for, if any.
+
+    Raises:
+      ValueError: one cannot be loaded, or the run's end depends on a recall that the task cannot tell.
+    """
+    reveal = config.reveal
+    if reveal.when == "until_gain" and not task.facts:
+        raise ValueError("reveal.when is 'until_gain', but the task knows no facts to count recall in: give task.facts")
+    proposer = None
+    if reveal.arms.proposer is not None:
+        proposer = load(reveal.arms.proposer, dtype=config.dtype, chat=config.chat)
+        if proposer.tokenizer is None:
+            raise ValueError(f"reveal.arms.proposer: {reveal.arms.proposer} has no tokenizer, which a proposer needs")
+    return proposer, None if reveal.reward.encoder is None else load_encoder(reveal.reward.encoder)
 
 
 def _hundredths(value: float) -> float:

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import jax
 import yaml
 
 from rr_jax.config import RunConfig, differing_keys, dump_config, plain
-from rr_jax.tasks.base import Revealed
+from rr_jax.reveal.collect import Collection
 
 PACKAGES = ("rr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "numpy")
 
@@ -38,6 +38,12 @@ def write_json(path: Path, value: Any) -> None:
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Replaces a JSON-lines file as a whole."""
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Adds records to a JSON-lines file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -125,16 +131,28 @@ def _git_commit() -> str | None:
         return None
 
 
-def write_revealed(folder: Path, round: int, revealed: Sequence[Revealed], keep: str) -> None:
-    """The forget set of a round with its lineage; with keep "hashes" texts are replaced by their SHA-256."""
-    records = []
-    for item in revealed:
-        record = dict(vars(item))
+def write_revealed(folder: Path, round: int, collected: Collection, keep: str) -> None:
+    """The forget set of a round with its lineage, and beside it what was left out and why.
+
+    With keep "hashes" texts are replaced by their SHA-256.
+    """
+    name = f"round_{round:02d}"
+    for file, records in (
+        (name, [dict(vars(item)) for item in collected.revealed]),
+        (f"{name}_left_out", [item._asdict() for item in collected.dropped]),
+    ):
         if keep == "hashes":
-            for name in ("context", "response"):
-                record[f"{name}_sha256"] = hashlib.sha256(record.pop(name).encode()).hexdigest()
-        records.append(record)
-    write_lines(folder / "revealed" / f"round_{round:02d}.jsonl", records)
+            for record in records:
+                written = ("instruction",) if record.get("kind") == "written" else ()
+                for field in ("context", "response", "text", *written):
+                    if field in record:
+                        record[f"{field}_sha256"] = sha256(record.pop(field))
+        write_lines(folder / "revealed" / f"{file}.jsonl", records)
+
+
+def sha256(text: str) -> str:
+    """Of a text, as hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class MetricsLog:

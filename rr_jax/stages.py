@@ -17,15 +17,19 @@ from rr_jax.data.packing import Packed, pack_examples
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.lora.orthogonality import overlap_by_layer, update_cosine_by_layer
+from rr_jax.models.encoder_hub import Encoder
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.transformer import Adapter
 from rr_jax.random import derive_seed, stream
 from rr_jax.release.compose import Point, choose_eta, compose, merged_params
 from rr_jax.release.pairing import training_examples
 from rr_jax.release.trainer import train
+from rr_jax.reveal.candidates import make_candidates
 from rr_jax.reveal.collect import collect
-from rr_jax.reveal.search import make_candidates, search
-from rr_jax.runfolder import write_lines, write_revealed
+from rr_jax.reveal.judge import make_judge
+from rr_jax.reveal.recall import disclosed_facts
+from rr_jax.reveal.search import search
+from rr_jax.runfolder import append_lines, read_lines, sha256, write_lines, write_revealed
 from rr_jax.tasks.base import Revealed, Split, Task, retention
 
 
@@ -39,6 +43,8 @@ class Context:
     folder: Path
     log: Callable[[int, str, int, dict[str, float]], None]  # round, stage, step, values
     progress: Callable[[str, int, int], None]  # what, done, of
+    proposer: LanguageModel | None = None  # writes the instructions; None: the model itself
+    encoder: Encoder | None = None  # of the reward's kernel "encoder"
 
     @property
     def scale(self) -> float:
@@ -69,35 +75,59 @@ def base_stage(context: Context) -> Stage:
 
 
 def reveal_stage(context: Context, round: int, deltas: Adapter | None) -> Stage:
-    """Search and collection on the current model."""
+    """Search and collection on the current model; an interrupted search goes on where it was."""
     config, task, seed = context.config.reveal, context.task, context.config.seed
     model = context.model(deltas)
-    candidates = make_candidates(model, task, config, seed, round)
-    scored = search(
+    candidates = make_candidates(model, task, config.arms, seed, round, context.proposer)
+    judge = make_judge(task, model, context.base, config.reward, context.encoder, seed=seed, round=round)
+    memory = context.folder / f"search_{round:02d}.partial.jsonl"  # scores and indices, never text
+    known = read_lines(memory)
+    found = search(
         model,
-        task,
+        judge,
         config,
         candidates,
         seed=seed,
         round=round,
+        known=known,
+        remember=lambda lines: append_lines(memory, lines),
         progress=lambda done, of: context.progress(f"round {round}: searching instructions", done, of),
     )
-    curve = [one._asdict() | {"arm": one.arm.index, "kind": one.arm.kind, "text": one.arm.text} for one in scored]
-    for one in scored:
-        values = {"arm": one.arm.index, "score": one.score, "relevance": one.relevance, "diversity": one.diversity}
-        context.log(round, "reveal", one.order + 1, values)
-    revealed = collect(
+    for one in found.scored:
+        line = {name: value for name, value in one.line().items() if isinstance(value, int | float) and name != "order"}
+        context.log(round, "reveal", one.order + 1, line)
+    collected = collect(
         model,
-        task,
+        judge,
         config,
         candidates,
-        scored,
+        found.scored,
         seed=seed,
         round=round,
         progress=lambda done, of: context.progress(f"round {round}: collecting the forget set", done, of),
     )
-    write_revealed(context.folder, round, revealed, context.config.privacy.keep_revealed)
-    return Stage({}, {"search": curve, "revealed": [vars(item) for item in revealed]})
+    keep = context.config.privacy.keep_revealed
+    write_revealed(context.folder, round, collected, keep)
+    memory.unlink(missing_ok=True)
+    return Stage(
+        {},
+        {
+            "search": [_without_text(one.line(), keep) for one in found.scored],
+            "search_ended": found.ended,
+            "exploration": found.exploration,
+            "revealed": [vars(item) for item in collected.revealed],
+            "left_out": collected.reasons(),
+            "collected_relevance": collected.relevance(),
+            "told": sorted(disclosed_facts(task, collected.revealed)),
+        },
+    )
+
+
+def _without_text(line: dict[str, Any], keep: str) -> dict[str, Any]:
+    """An arm's line, without an instruction that a model wrote if only hashes may be kept."""
+    if keep == "text" or line["kind"] != "written":
+        return line
+    return line | {"text": sha256(line["text"])}
 
 
 def _pack(context: Context, examples: Any, section: TrainConfig) -> Packed:

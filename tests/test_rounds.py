@@ -14,6 +14,7 @@ from rr_jax.checkpoint import Checkpoints
 from rr_jax.config import parse_config
 from rr_jax.models.hub import save
 from rr_jax.release.trainer import TrainingDiverged
+from rr_jax.reveal.collect import Collection
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -129,8 +130,10 @@ def test_a_folder_of_another_configuration_is_refused_naming_the_keys(uninterrup
 
 def test_nothing_revealed_says_how_to_widen_the_search(folder, tmp_path, echo):
     config = tiny.run_config(tmp_path / "run", folder)
-    config["reveal"]["collect"]["min_size"] = 1000
-    with pytest.raises(ValueError, match=r"nothing revealed: .* widen the search with more reveal.bandit.iterations"):
+    config["reveal"]["collect"] |= {"size": 2000, "min_size": 1000}
+    with pytest.raises(
+        ValueError, match=r"nothing revealed: .* left out\).* widen the search with more reveal.search.gener"
+    ):
         rounds.run(parse_config(config))
 
 
@@ -154,14 +157,32 @@ def test_a_later_round_that_reveals_nothing_ends_the_run(folder, tmp_path, echo,
     from rr_jax import stages
 
     collect = stages.collect
-    monkeypatch.setattr(stages, "collect", lambda *a, round, **k: collect(*a, round=round, **k) if round == 1 else [])
+
+    def only_once(*args, round, **kwargs):
+        return collect(*args, round=round, **kwargs) if round == 1 else Collection([], [])
+
+    monkeypatch.setattr(stages, "collect", only_once)
     summary = rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder)))
     assert summary["stop"] == {"reason": "nothing_revealed", "explanation": "round 2 revealed 0 examples, fewer than 2"}
     assert len(summary["rounds"]) == 1
+    assert summary["residual"] == {"round": 0.0, "cumulative": summary["rounds"][0]["recall"]["cumulative"], "facts": 5}
 
 
-def test_hashes_keep_no_text_and_the_run_still_ends(folder, tmp_path, echo):
+def test_hashes_keep_no_text_anywhere_and_the_run_still_ends(folder, tmp_path, echo, monkeypatch):
+    from rr_jax import stages
+
+    collect, texts = stages.collect, []
+
+    def note(*args, **kwargs):
+        collected = collect(*args, **kwargs)
+        texts.extend(item.response for item in collected.revealed)
+        texts.extend(item.text for item in collected.dropped)
+        texts.extend(item.instruction for item in collected.revealed if item.kind == "written")
+        return collected
+
+    monkeypatch.setattr(stages, "collect", note)
     config = tiny.run_config(tmp_path / "run", folder, rounds=1, privacy={"keep_revealed": "hashes"})
+    config["reveal"]["arms"]["path"] = "instruction"
     rounds.run(parse_config(config))
     lines = (tmp_path / "run" / "revealed" / "round_01.jsonl").read_text().splitlines()
     assert lines
@@ -169,6 +190,85 @@ def test_hashes_keep_no_text_and_the_run_still_ends(folder, tmp_path, echo):
         assert {"response_sha256", "context_sha256", "arm"} <= json.loads(line).keys()
         assert "response" not in json.loads(line)
     assert 1 not in checkpoint_arrays(tmp_path / "run")
+    long = {text.strip() for text in texts if len(text.strip()) >= 8}  # shorter ones could stand anywhere by chance
+    assert len(long) >= 4
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [
+                text for text in long if text.encode() in content or json.dumps(text)[1:-1].encode() in content
+            ], path
+
+
+def test_re_revealing_follows_its_switch(folder, tmp_path, echo):
+    searched = {}
+    for when, gain in (("every_round", 0.0), ("first_round", 0.0), ("until_gain", 1.0), ("until_gain", 0.0)):
+        config = tiny.run_config(tmp_path / f"{when}{gain}", folder, rounds=3)
+        config["reveal"] |= {"when": when, "min_gain": gain}
+        summary = rounds.run(parse_config(config))
+        searched[when, gain] = [entry["round"] for entry in summary["rounds"] if entry["search"]]
+        recalls = [entry["recall"]["cumulative"] for entry in summary["rounds"] if entry["search"]]
+        assert recalls == sorted(recalls) and 0 < recalls[0] <= 1
+    assert searched["every_round", 0.0] == searched["until_gain", 0.0] == [1, 2, 3]
+    assert searched["first_round", 0.0] == [1]
+    assert searched["until_gain", 1.0] == [1]  # round 1 told less than everything new
+
+
+def test_a_search_interrupted_in_the_middle_goes_on_and_ends_the_same(
+    folder, uninterrupted, tmp_path, echo, monkeypatch
+):
+    from rr_jax import stages
+
+    append, count, answered = stages.append_lines, [0], [0]
+
+    def stop_after_two(path, lines):
+        append(path, lines)
+        count[0] += 1
+        if count[0] == 2:
+            raise KeyboardInterrupt
+
+    def counting(*args, **kwargs):
+        answered[0] += 1
+        return respond(*args, **kwargs)
+
+    from rr_jax.reveal import search as module
+
+    respond = module.respond
+    monkeypatch.setattr(stages, "append_lines", stop_after_two)
+    config = parse_config(tiny.run_config(tmp_path / "run", folder))
+    with pytest.raises(KeyboardInterrupt):
+        rounds.run(config)
+    assert (tmp_path / "run" / "search_01.partial.jsonl").is_file()
+    monkeypatch.setattr(stages, "append_lines", append)
+    monkeypatch.setattr(module, "respond", counting)
+    rounds.run(config)
+    assert answered[0] == 1 + 3  # of round 1 the last of three batches, of round 2 all
+    for name in ("summary.json", "metrics.jsonl", "revealed/round_01.jsonl"):
+        assert (tmp_path / "run" / name).read_text() == (uninterrupted / name).read_text(), name
+    assert not (tmp_path / "run" / "search_01.partial.jsonl").exists()
+
+
+def test_a_run_until_reveal_measures_and_trains_nothing(folder, tmp_path, echo):
+    summary = rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder, until="reveal", rounds=1)))
+    assert summary["base"] == {} and summary["status"] == "complete"
+    assert summary["rounds"][0]["revealed"] > 0
+    assert checkpoint_arrays(tmp_path / "run").keys() == {1}
+
+
+def test_a_gain_without_facts_and_a_proposer_that_is_not_there_are_refused(folder, tmp_path, monkeypatch):
+    class Blank(tiny.EchoTask):
+        facts = frozenset()
+
+    monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: Blank(tiny.weight_metrics))
+    config = tiny.run_config(tmp_path / "run", folder)
+    config["reveal"]["when"] = "until_gain"
+    with pytest.raises(ValueError, match="'until_gain', but the task knows no facts"):
+        rounds.run(parse_config(config))
+    config = tiny.run_config(tmp_path / "run", folder)
+    config["reveal"]["arms"]["proposer"] = "no/such/model"
+    with pytest.raises(ValueError, match="no folder named no/such/model"):
+        rounds.run(parse_config(config))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_a_number_names_stage_step_and_checkpoint(folder, tmp_path, echo):
@@ -196,7 +296,7 @@ def test_only_what_the_model_generated_trains_the_forget_adapter(folder, tmp_pat
             trained.append(data["forget"])
         return train(adapters, params, data, *args, **kwargs)
 
-    monkeypatch.setattr("rr_jax.reveal.search.generate", note_generated)
+    monkeypatch.setattr("rr_jax.reveal.candidates.generate", note_generated)
     monkeypatch.setattr(stages, "train", note_trained)
     rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder)))
     assert len(trained) == 2

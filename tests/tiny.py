@@ -45,7 +45,7 @@ def rows(seed: int, count: int = 12, length: int = 16) -> Packed:
 
 @dataclasses.dataclass(frozen=True)
 class EchoTask:
-    """A task about nothing: everything is relevant, and the metrics are given by a function of the model."""
+    """A task about nothing: most is relevant, and the metrics are given by a function of the model."""
 
     metrics: Callable[[LanguageModel], dict[str, float]]
     name: str = "echo"
@@ -69,8 +69,17 @@ class EchoTask:
         return Reading("", generated) if generated.strip() else None
 
     def relevance(self, reading: Reading) -> float:
-        """Always."""
-        return 1.0
+        """Mostly: a scorer that always says the same is refused."""
+        return float(sum(map(ord, reading.response)) % 5 != 0)
+
+    @property
+    def facts(self) -> frozenset[str]:
+        """The vowels."""
+        return frozenset("aeiou")
+
+    def disclosed(self, reading: Reading) -> frozenset[str]:
+        """Those that occur."""
+        return self.facts & set(reading.response)
 
     def spans(self, response: str) -> None:
         """All of it."""
@@ -117,7 +126,8 @@ def run_config(out: object, model_folder: object, **changes: object) -> dict[str
         "out": str(out),
         "reveal": {
             "arms": {"soft": 2},
-            "bandit": {"initial": 2, "iterations": 2, "fit_steps": 5},
+            "search": {"initial": 2, "generations": 8},
+            "bandit": {"fit_steps": 5},
             "reward": {"samples": 2},
             "collect": {"best_arms": 2, "size": 8, "min_size": 2, "generations": 64},
         },

@@ -20,6 +20,7 @@ def response_nll(
     responses: Sequence[str],
     *,
     soft_prompts: Any = None,
+    soft_rows: Sequence[bool] | None = None,
     batch_size: int = 64,
 ) -> np.ndarray:
     """Mean -log p(token) over the tokens of each response, in nats: [N] float32; 0 for a response without tokens.
@@ -27,7 +28,7 @@ def response_nll(
     Args:
       lm: a language model with a tokenizer.
       prompts, responses: N of each; tokenised apart, as in generation. The end token is not counted.
-      soft_prompts: [N, P, D] or None, placed as in `generate`.
+      soft_prompts, soft_rows: as in `generate`.
       batch_size: responses computed together at most.
 
     Raises:
@@ -36,7 +37,9 @@ def response_nll(
     if len(prompts) != len(responses):
         raise ValueError(f"there are {len(prompts)} prompts and {len(responses)} responses, expected as many")
     soft_prompts = check_soft_prompts(soft_prompts, len(prompts), lm.config.embed_dim)
-    before = encode_prompts(lm.tokenizer, prompts, 0 if soft_prompts is None else soft_prompts.shape[1], lm.chat)
+    before = encode_prompts(
+        lm.tokenizer, prompts, 0 if soft_prompts is None else soft_prompts.shape[1], lm.chat, soft_rows
+    )
     after = [list(lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in responses]
     encoded = [[*one, *other] for one, other in zip(before, after, strict=True)]
     for number, ids in enumerate(encoded):

@@ -40,10 +40,17 @@ def bucket(length: int) -> int:
     return size
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[str], soft_tokens: int = 0, chat: bool = False) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    soft_tokens: int = 0,
+    chat: bool = False,
+    soft_rows: Sequence[bool] | None = None,
+) -> list[list[int]]:
     """Ids of each prompt; `soft_tokens` soft tokens are put after the start token and before the text.
 
-    With `chat`, prompts are a user's messages in the tokenizer's chat template; see `encode_prompt`.
+    With `soft_rows` only into the prompts for which it is true. With `chat`, prompts are a user's messages in the
+    tokenizer's chat template; see `encode_prompt`.
 
     INSTINCT, where the soft prompts come from, puts them before the start token (its tokenizer adds that to the text).
     Here the start token stays first, because models were trained with it there. A tokenizer without a start token has
@@ -59,12 +66,13 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str], soft_tokens: int = 0,
     encoded = []
     for number, prompt in enumerate(prompts):
         ids = encode_prompt(tokenizer, prompt, chat)
-        if not ids and not soft_tokens:
+        soft = soft_tokens if soft_rows is None or soft_rows[number] else 0
+        if not ids and not soft:
             raise ValueError(
                 f"prompt {number} ({prompt!r}) has no tokens and the tokenizer no start token to put first"
             )
         start = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
-        encoded.append(ids[:start] + [SOFT_TOKEN] * soft_tokens + ids[start:])
+        encoded.append(ids[:start] + [SOFT_TOKEN] * soft + ids[start:])
     return encoded
 
 

@@ -35,6 +35,7 @@ def generate(
     batch_size: int = 64,
     adapters: Adapter | None = None,
     soft_prompts: Any = None,
+    soft_rows: Sequence[bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """One continuation of each prompt, in the order of the prompts.
@@ -55,13 +56,16 @@ def generate(
       batch_size: prompts computed together at most.
       adapters: as in `forward`.
       soft_prompts: [N, P, D] embeddings, one soft prompt for each prompt, placed right after the start token.
+      soft_rows: [N], which prompts take theirs; None: all.
       progress: called with (prompts done, all prompts) after each batch.
 
     Raises:
       ValueError: no tokenizer, a prompt too long for the model, or a setting outside its range.
     """
     soft_prompts = check_soft_prompts(soft_prompts, len(prompts), lm.config.embed_dim)
-    encoded = encode_prompts(lm.tokenizer, prompts, 0 if soft_prompts is None else soft_prompts.shape[1], lm.chat)
+    encoded = encode_prompts(
+        lm.tokenizer, prompts, 0 if soft_prompts is None else soft_prompts.shape[1], lm.chat, soft_rows
+    )
     generations = generate_ids(
         lm,
         encoded,

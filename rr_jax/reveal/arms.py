@@ -1,11 +1,14 @@
-"""The arms the bandit may pull: instruction texts, and soft prompts from points of a low-dimensional cube.
+"""The arms the search may pull: instruction texts, and soft prompts from points of a low-dimensional cube.
 
 A soft prompt is a fixed random projection of a Sobol point (INSTINCT, Lin et al., ICML 2024; `run_neural_bandits.py` in
 xqlin98/INSTINCT). This module must never know how an arm is scored, or run a model: it makes candidates.
 """
 
-from collections.abc import Sequence
+import itertools
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import jax
@@ -22,15 +25,18 @@ class Arm:
 
     Attributes:
       index: its place in the pool.
-      kind: "text", an instruction; or "soft", a soft prompt followed by a text.
+      kind: "text", an instruction; "soft", a soft prompt followed by a text; or "written", an instruction that a model
+        wrote after a soft prompt.
       text: the instruction, or the stem that follows the soft prompt; may be empty.
-      soft: row of the soft-prompt array for a soft arm, None for a text arm.
+      soft: row of the soft-prompt array, None for a text arm.
+      stem: what followed the soft prompt, also where an instruction was written after it.
     """
 
     index: int
-    kind: Literal["text", "soft"]
+    kind: Literal["text", "soft", "written"]
     text: str
     soft: int | None
+    stem: str = ""
 
 
 def build_arms(instructions: Sequence[str], stems: Sequence[str], num_soft: int) -> list[Arm]:
@@ -49,7 +55,47 @@ def build_arms(instructions: Sequence[str], stems: Sequence[str], num_soft: int)
         if text in instructions[:place]:
             raise ValueError(f"instruction {place} repeats an earlier one: {text!r}")
     texts = [Arm(index, "text", text, None) for index, text in enumerate(instructions)]
-    return texts + [Arm(len(texts) + j, "soft", stems[j % len(stems)], j) for j in range(num_soft)]
+    soft = [(stems[j % len(stems)], j) for j in range(num_soft)]
+    return texts + [Arm(len(texts) + j, "soft", stem, j, stem) for stem, j in soft]
+
+
+def read_instructions(path: str) -> list[str]:
+    """The lines of a file that are not blank, each an instruction.
+
+    Raises:
+      ValueError: the file cannot be read, or has none.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"reveal.arms.texts: {path} cannot be read ({error})") from error
+    if not any(lines):
+        raise ValueError(f"reveal.arms.texts: {path} holds no instruction, expected one a line")
+    return [line for line in lines if line]
+
+
+def expand_templates(templates: Sequence[str], slots: Mapping[str, Sequence[str]]) -> list[str]:
+    """Every template with its {slots} filled in every way: "{a} or {b}" with two values each is four texts.
+
+    Raises:
+      ValueError: a template is malformed or names a slot that has no values.
+    """
+    expanded = []
+    for template in templates:
+        try:
+            names = list(
+                dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
+            )
+        except ValueError as error:
+            raise ValueError(f"reveal.arms.templates: {template!r} is not a template ({error})") from error
+        for name in names:
+            if not slots.get(name):
+                raise ValueError(
+                    f"reveal.arms.templates: {template!r} has a slot {name!r}, but reveal.arms.slots no values"
+                )
+        for values in itertools.product(*(slots[name] for name in names)):
+            expanded.append(template.format(**dict(zip(names, values, strict=True))))
+    return expanded
 
 
 def sobol_points(n: int, dim: int, seed: int) -> np.ndarray:

@@ -1,15 +1,50 @@
-"""The best arms become the forget set: generated, read, filtered by relevance, de-duplicated and capped, with lineage."""
+"""The best arms become the forget set: generated, read, filtered, freed of repeats, and capped; with lineage.
 
+What is left out is kept in mind too, with the reason, so that a set that stays small explains itself.
+"""
+
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from rr_jax.config import RevealConfig
-from rr_jax.evaluate.degenerate import flag
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed
-from rr_jax.reveal.search import Candidates, Scored, read_all, respond
-from rr_jax.tasks.base import Revealed, Task
+from rr_jax.reveal.candidates import Candidates, respond
+from rr_jax.reveal.judge import Judge, Judged
+from rr_jax.reveal.search import Scored
+from rr_jax.tasks.base import Revealed
 
 CHUNK = 64  # responses generated at a time
+SHINGLE = 3  # words of the n-grams that near-duplicates are told by
+_WORD = re.compile(r"\w+")
+
+
+class Dropped(NamedTuple):
+    """A generated text that is not in the forget set: its arm, its global index, its relevance, and why."""
+
+    arm: int
+    sample: int
+    relevance: float
+    reason: str  # unreadable, degenerate, irrelevant, duplicate, near_duplicate, quota, or beyond_size
+    text: str
+
+
+class Collection(NamedTuple):
+    """The forget set, and what was left out."""
+
+    revealed: list[Revealed]
+    dropped: list[Dropped]
+
+    def relevance(self) -> float:
+        """Mean relevance of all texts that were generated for the set, kept or left out; 0 when there are none."""
+        values = [*(one.relevance for one in self.revealed), *(one.relevance for one in self.dropped)]
+        return sum(values) / len(values) if values else 0.0
+
+    def reasons(self) -> dict[str, int]:
+        """How many texts were left out for each reason, the most frequent first."""
+        return dict(Counter(one.reason for one in self.dropped).most_common())
 
 
 def best_arms(scored: Sequence[Scored], count: int) -> list[Scored]:
@@ -20,7 +55,7 @@ def best_arms(scored: Sequence[Scored], count: int) -> list[Scored]:
 
 def collect(
     lm: LanguageModel,
-    task: Task,
+    judge: Judge,
     config: RevealConfig,
     candidates: Candidates,
     scored: Sequence[Scored],
@@ -28,41 +63,75 @@ def collect(
     seed: int,
     round: int,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Revealed]:
+) -> Collection:
     """Generates from the best arms in turn until the set is full or the generations are used up."""
     section = config.collect
     best = best_arms(scored, section.best_arms)
-    if not best:
-        return []
-    revealed: list[Revealed] = []
+    found = Collection([], [])
     seen: set[str] = set()
-    for start in range(0, section.generations, CHUNK):
+    shingles: list[frozenset[str]] = []
+    from_arm: Counter[int] = Counter()
+    quota = max(1, int(section.arm_share * section.size))
+    for start in range(0, section.generations if best else 0, CHUNK):
         turns = [best[(start + i) % len(best)] for i in range(min(CHUNK, section.generations - start))]
         texts = respond(
             lm,
             candidates,
             [one.arm for one in turns],
-            max_new_tokens=task.max_new_tokens,
+            max_new_tokens=judge.task.max_new_tokens,
             temperature=config.reward.temperature,
             seed=derive_seed(seed, "reveal/collect", round),
             first_index=start,
         )
-        judged = read_all(task, [one.arm for one in turns], texts)
-        for place, (one, (reading, relevance)) in enumerate(zip(turns, judged, strict=True)):
-            if reading is None or relevance < section.threshold or any(flag(reading.response, min_words=1)):
-                continue
-            fingerprint = " ".join(f"{reading.context} {reading.response}".lower().split())
-            if fingerprint in seen:
-                continue
-            seen.add(fingerprint)
-            revealed.append(
-                Revealed(
-                    round, one.arm.index, one.arm.kind, start + place, one.arm.text,
-                    reading.context, reading.response, relevance, one.score,
-                )
-            )  # fmt: skip
+        judged = judge.read([one.arm for one in turns], texts)
+        for sample, (one, answer) in enumerate(zip(turns, judged, strict=True), start=start):
+            arm, reading = one.arm, answer.reading
+            reason = _why_not(answer, section.threshold)
+            if reason is None and reading is not None:
+                fingerprint = " ".join(f"{reading.context} {reading.response}".lower().split())
+                grams = _shingles(fingerprint)
+                if fingerprint in seen:
+                    reason = "duplicate"
+                elif any(_jaccard(grams, other) >= section.near_duplicate for other in shingles):
+                    reason = "near_duplicate" if section.near_duplicate < 1 else None
+                if reason is None and len(found.revealed) >= section.size:
+                    reason = "beyond_size"
+                if reason is None and from_arm[arm.index] >= quota:
+                    reason = "quota"
+                if reason is None:
+                    seen.add(fingerprint)
+                    shingles.append(grams)
+                    from_arm[arm.index] += 1
+                    found.revealed.append(
+                        Revealed(
+                            round, arm.index, arm.kind, sample, arm.text, reading.context, reading.response,
+                            answer.relevance, one.score,
+                        )
+                    )  # fmt: skip
+            if reason is not None:
+                found.dropped.append(Dropped(arm.index, sample, answer.relevance, reason, answer.text))
         if progress is not None:
-            progress(min(len(revealed), section.size), section.size)
-        if len(revealed) >= section.size:
+            progress(min(len(found.revealed), section.size), section.size)
+        if len(found.revealed) >= section.size:
             break
-    return revealed[: section.size]
+    return found
+
+
+def _why_not(answer: Judged, threshold: float) -> str | None:
+    """What is wrong with a response by itself."""
+    if answer.reading is None:
+        return "unreadable"
+    if not answer.counts:
+        return "degenerate"
+    return "irrelevant" if answer.relevance < threshold else None
+
+
+def _shingles(text: str) -> frozenset[str]:
+    """The word 3-grams of a text; all of it when it is shorter."""
+    words = _WORD.findall(text)
+    return frozenset(" ".join(words[i : i + SHINGLE]) for i in range(max(len(words) - SHINGLE + 1, 1)))
+
+
+def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Shared over all."""
+    return len(one & other) / len(one | other)

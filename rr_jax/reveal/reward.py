@@ -8,6 +8,8 @@ Sources: Vendi score (Friedman and Dieng, TMLR 2023; vertaix/Vendi-Score `vendi.
 of diversity and the clamps of the harmonic mean are ours.
 """
 
+import functools
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -23,16 +25,17 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class RewardParts(NamedTuple):
-    """All in [0, 1]: the harmonic mean, the mean relevance, and the normalised Vendi score."""
+    """The harmonic mean, the mean relevance, the normalised Vendi score, and the share of responses that count."""
 
     score: float
     relevance: float
     diversity: float
+    fluency: float
 
 
-@jax.jit
-def vendi_score(kernel: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Effective number of different items, in [1, n]: exp of the entropy of the eigenvalues of kernel / n (order 1).
+@functools.partial(jax.jit, static_argnames="order")
+def vendi_score(kernel: jax.Array, mask: jax.Array | None = None, order: float = 1.0) -> jax.Array:
+    """Effective number of different items, in [1, n]: exp of the Renyi entropy of the eigenvalues of kernel / n.
 
     A masked-out item is a degenerate one, not an absent one: it stays in n and counts as a repetition, its share 1/n
     going to the largest eigenvalue. Eigenvalues of a principal submatrix interlace, so the spectrum that results
@@ -42,25 +45,28 @@ def vendi_score(kernel: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     Args:
       kernel: [n, n] similarity, positive semi-definite with a diagonal of ones.
       mask: [n] bool, False where an item is degenerate; None keeps all.
+      order: q of the entropy, static; 1 is Shannon's, small values count rare items more, inf is 1 / the largest.
 
     Raises:
-      ValueError: a kernel that is not square, or a mask of another length.
+      ValueError: a kernel that is not square, a mask of another length, or an order below 0.
     """
+    if not order >= 0:
+        raise ValueError(f"the order of a Vendi score is {order}, expected 0 or more")
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
         raise ValueError(f"the kernel has shape {kernel.shape}, expected (n, n)")
     n = kernel.shape[0]
     kept = _kept(mask, n)
     kernel = jnp.where(kept[:, None] & kept[None, :], kernel.astype(jnp.float32), 0.0)
-    return _exp_entropy(jnp.linalg.eigvalsh(kernel / n), 1.0 - jnp.mean(kept, dtype=jnp.float32))
+    return _exp_entropy(jnp.linalg.eigvalsh(kernel / n), 1.0 - jnp.mean(kept, dtype=jnp.float32), order)
 
 
-@jax.jit
-def vendi_from_features(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="order")
+def vendi_from_features(features: jax.Array, mask: jax.Array | None = None, order: float = 1.0) -> jax.Array:
     """`vendi_score` of the cosine kernel of feature rows; when d < n by its d x d dual, which has the same spectrum.
 
     Args:
       features: [n, d]. A row of zeros has no direction and is degenerate, as if masked out.
-      mask: [n] bool as in `vendi_score`.
+      mask, order: as in `vendi_score`.
 
     Raises:
       ValueError: features that are not two-dimensional, or a mask of another length.
@@ -74,7 +80,7 @@ def vendi_from_features(features: jax.Array, mask: jax.Array | None = None) -> j
     unit = jnp.where(kept[:, None], features / jnp.where(kept, norm, 1.0)[:, None], 0.0)
     left, right = (unit.T, unit) if d < n else (unit, unit.T)
     gram = jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
-    return _exp_entropy(jnp.linalg.eigvalsh(gram / n), 1.0 - jnp.mean(kept, dtype=jnp.float32))
+    return _exp_entropy(jnp.linalg.eigvalsh(gram / n), 1.0 - jnp.mean(kept, dtype=jnp.float32), order)
 
 
 def ngram_kernel(texts: Sequence[str]) -> np.ndarray:
@@ -98,18 +104,35 @@ def ngram_kernel(texts: Sequence[str]) -> np.ndarray:
     return kernel
 
 
-def normalized_vendi(score: jax.Array | float, n: int) -> jax.Array | float:
-    """(score - 1) / (n - 1): 0 for n copies, 1 for n mutually orthogonal items, 0 for a single item.
+def cosine_kernel(features: np.ndarray) -> np.ndarray:
+    """[n, n] cosines of feature rows [n, D]; a row of zeros is like itself alone."""
+    features = np.asarray(features, np.float64)
+    norm = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.where(norm > 0, norm, 1.0)
+    kernel: np.ndarray = unit @ unit.T
+    np.fill_diagonal(kernel, 1.0)
+    return kernel
 
-    Vendi scores grow with n: compare them at equal n. (Unnormalised, a value in [1, n] would leave the harmonic mean
-    with a relevance in [0, 1] to the relevance alone.)
+
+def normalized_vendi(score: jax.Array | float, n: int, normalization: str = "excess") -> jax.Array | float:
+    """A Vendi score of n items made comparable with a relevance in [0, 1].
+
+    "excess" is (score - 1) / (n - 1): 0 for n copies or a single item, 1 for n mutually orthogonal items. "share" is
+    score / n, which gives copies 1 / n. "none" leaves it in [1, n], where a harmonic mean looks at the relevance alone.
+    Vendi scores grow with n: compare them at equal n.
 
     Raises:
-      ValueError: n below 1.
+      ValueError: n below 1, or an unknown normalisation.
     """
     if n < 1:
         raise ValueError(f"the Vendi score of {n} items is undefined, expected 1 or more")
-    return (score - 1.0) / max(n - 1, 1)
+    if normalization == "excess":
+        return (score - 1.0) / max(n - 1, 1)
+    if normalization == "share":
+        return score / n
+    if normalization == "none":
+        return score
+    raise ValueError(f"the normalization is {normalization!r}, expected 'excess', 'share' or 'none'")
 
 
 def harmonic_mean(
@@ -121,37 +144,51 @@ def harmonic_mean(
     return 1.0 / (diversity_weight / diversity + (1.0 - diversity_weight) / relevance)
 
 
-def reward(relevances: Sequence[float] | np.ndarray, texts: Sequence[str], diversity_weight: float) -> RewardParts:
+def reward(
+    relevances: Sequence[float] | np.ndarray,
+    kernel: np.ndarray,
+    counts: Sequence[bool] | np.ndarray,
+    *,
+    diversity_weight: float,
+    normalization: str = "excess",
+    order: float = 1.0,
+) -> RewardParts:
     """The reward of the n responses of one arm.
 
-    An empty response (nothing but white space) has relevance 0, whatever the oracle says, and counts as a repetition in
-    the diversity, so it raises neither.
+    A response that does not count (empty, repetitive, gibberish) has relevance 0, whatever the oracle says, and is a
+    repetition in the diversity, so it raises neither.
 
     Args:
-      relevances: [n] in [0, 1]; those of empty responses are not looked at.
-      texts: the n responses, at least one.
+      relevances: [n] in [0, 1]; those of responses that do not count are not looked at.
+      kernel: [n, n] similarity of the responses.
+      counts: [n], which responses count.
       diversity_weight: w in [0, 1] of `harmonic_mean`; with w > 0 a single response, of diversity 0, is worth nothing.
+      normalization: as in `normalized_vendi`.
+      order: of the Vendi score.
 
     Raises:
-      ValueError: no responses, lengths that differ, a relevance or weight outside [0, 1].
+      ValueError: no responses, lengths that differ, a relevance or weight outside [0, 1] (NaN is).
     """
-    n = len(texts)
-    relevances = np.asarray(relevances, dtype=np.float64)
-    if n == 0 or relevances.shape != (n,):
+    n = len(kernel)
+    relevances, counts = np.asarray(relevances, dtype=np.float64), np.asarray(counts, dtype=bool)
+    if n == 0 or relevances.shape != (n,) or counts.shape != (n,):
         raise ValueError(
-            f"relevances have shape {relevances.shape} for {n} texts, expected one a text and at least one"
+            f"relevances have shape {relevances.shape} and counts {counts.shape} for {n} responses, expected one each "
+            "and at least one"
         )
     if not 0.0 <= diversity_weight <= 1.0:
         raise ValueError(f"diversity_weight is {diversity_weight}, expected a number in [0, 1]")
-    written = np.array([bool(text.strip()) for text in texts])
     inside = (relevances >= 0.0) & (relevances <= 1.0)
-    if not np.all(inside | ~written):
-        worst = int(np.argmax(written & ~inside))
+    if not np.all(inside | ~counts):
+        worst = int(np.argmax(counts & ~inside))
         raise ValueError(f"relevance {worst} is {relevances[worst]}, expected a number in [0, 1]")
-    relevance = float(np.mean(np.where(written, relevances, 0.0)))
-    diversity = float(normalized_vendi(vendi_score(ngram_kernel(texts), written), n))
-    diversity = min(max(diversity, 0.0), 1.0)  # float32 eigenvalues can miss the bounds by a rounding error
-    return RewardParts(float(harmonic_mean(relevance, diversity, diversity_weight)), relevance, diversity)
+    relevance = float(np.mean(np.where(counts, relevances, 0.0)))
+    vendi = vendi_score(np.asarray(kernel, np.float32), counts, order)
+    diversity = float(normalized_vendi(vendi, n, normalization))
+    if normalization != "none":
+        diversity = min(max(diversity, 0.0), 1.0)  # float32 eigenvalues can miss the bounds by a rounding error
+    score = float(harmonic_mean(relevance, diversity, diversity_weight))
+    return RewardParts(score, relevance, diversity, float(np.mean(counts)))
 
 
 def _ngrams(words: tuple[str, ...], size: int) -> list[tuple[str, ...]]:
@@ -166,10 +203,16 @@ def _kept(mask: jax.Array | None, n: int) -> jax.Array:
     return mask
 
 
-def _exp_entropy(eigenvalues: jax.Array, repeated: jax.Array) -> jax.Array:
-    """exp(-sum p ln p) of ascending eigenvalues, `repeated` added to the largest."""
+def _exp_entropy(eigenvalues: jax.Array, repeated: jax.Array, order: float) -> jax.Array:
+    """exp of the entropy of ascending eigenvalues, `repeated` added to the largest: of order 1 exp(-sum p ln p), else
+    (sum p^q)^(1 / (1 - q)), and for inf 1 / max p (vertaix/Vendi-Score `vendi.py`, `entropy_q`)."""
     p = eigenvalues.at[-1].add(repeated)
     # The reference keeps p > 0 in float64. In float32 the zeros of a low-rank kernel come out as about +-1e-8, and a
     # hundred of them would add 3e-5 to the entropy.
     positive = p > jnp.finfo(jnp.float32).eps
-    return jnp.exp(-jnp.sum(jnp.where(positive, p * jnp.log(jnp.where(positive, p, 1.0)), 0.0)))
+    safe = jnp.where(positive, p, 1.0)
+    if order == 1:
+        return jnp.exp(-jnp.sum(jnp.where(positive, p * jnp.log(safe), 0.0)))
+    if math.isinf(order):
+        return 1.0 / jnp.max(p)
+    return jnp.sum(jnp.where(positive, safe**order, 0.0)) ** (1.0 / (1.0 - order))

@@ -1,173 +1,168 @@
-"""The search for revealing instructions: NeuralUCB over a pool of texts and soft prompts.
+"""The search for revealing instructions: arms are chosen, answered, judged, until the budget of generations is spent.
 
-An outer step scores some arms of the pool; an inner loop lets the bandit choose one at a time. Every evaluation makes
-the model respond several times and scores relevance and diversity together. Knows the task's interface, never its data.
+An outer step scores some arms of the pool; an inner loop lets the strategy choose. Every evaluation makes the model
+respond several times and scores relevance and diversity together. What was evaluated can be handed in again, so that an
+interrupted search goes on where it was. Knows the task's interface, never its data.
 """
 
-import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from rr_jax.config import RevealConfig
-from rr_jax.generation.features import last_hidden
-from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
-from rr_jax.random import derive_seed, stream
-from rr_jax.reveal import arms as pool
-from rr_jax.reveal import bandit
+from rr_jax.random import derive_seed
 from rr_jax.reveal.arms import Arm
-from rr_jax.reveal.reward import reward
-from rr_jax.tasks.base import Reading, Task
+from rr_jax.reveal.candidates import Candidates, respond
+from rr_jax.reveal.judge import Judge, Judged
+from rr_jax.reveal.strategies import Learned, make_strategy
+
+LEAST_TO_TELL = 16  # judged responses before a relevance that never varies is called constant
 
 
 class Scored(NamedTuple):
-    """One evaluated arm, in the order of evaluation."""
+    """One evaluated arm, in the order of evaluation.
+
+    Attributes:
+      order: from 0.
+      arm: what was asked.
+      score, relevance, diversity, fluency: as in `reward.RewardParts`.
+      shift: mean usable shift of its relevant responses, nats a token; NaN without any.
+      chosen_by: "initial", or the strategy.
+      generations: responses generated in the search up to and with this arm.
+    """
 
     order: int
     arm: Arm
     score: float
     relevance: float
     diversity: float
-    chosen_by: str  # "initial" or "bandit"
+    fluency: float
+    shift: float
+    chosen_by: str
+    generations: int
+
+    def line(self) -> dict[str, Any]:
+        """As plain values, None for what is not a number."""
+        values = self._asdict() | {"arm": self.arm.index, "kind": self.arm.kind, "text": self.arm.text}
+        return values | {"shift": None if math.isnan(self.shift) else self.shift}
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidates:
-    """The pool of one round: arms, and the soft prompts [n, P, D] that soft arms refer to (None without any)."""
+class Found(NamedTuple):
+    """A search's result: what was evaluated, why it ended, and the last ratio of uncertainty to prediction."""
 
-    arms: list[Arm]
-    soft: np.ndarray | None
-
-
-def make_candidates(lm: LanguageModel, task: Task, config: RevealConfig, seed: int, round: int) -> Candidates:
-    """Texts of the task and soft prompts from Sobol points, the latter drawn anew each round."""
-    section = config.arms
-    arms = pool.build_arms(list(task.instructions), list(task.stems), section.soft)
-    if not section.soft:
-        return Candidates(arms, None)
-    points = pool.sobol_points(section.soft, section.dim, derive_seed(seed, "reveal/sobol", round))
-    key = stream(seed, "reveal/projection", round)
-    projection = pool.random_projection(key, section.dim, section.soft_tokens, lm.config.embed_dim)
-    spread = jnp.std(lm.params["embed"].astype(jnp.float32))
-    soft = pool.soft_prompts(points, projection, spread, scaling=section.scaling)
-    return Candidates(arms, np.asarray(soft))
-
-
-def respond(
-    lm: LanguageModel,
-    candidates: Candidates,
-    chosen: Sequence[Arm],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    first_index: int,
-) -> list[str]:
-    """One sampled continuation of each arm in `chosen` (repeat an arm for several), in that order.
-
-    Text arms and soft arms are generated apart, with keys that depend on the place in `chosen` alone.
-    """
-    texts = [""] * len(chosen)
-    for kind in ("text", "soft"):
-        places = [i for i, arm in enumerate(chosen) if arm.kind == kind]
-        if not places:
-            continue
-        prompts = [chosen[i].text for i in places]
-        soft: Any = None
-        if kind == "soft":
-            assert candidates.soft is not None
-            soft = candidates.soft[np.asarray([chosen[i].soft for i in places])]
-        made = generate(
-            lm,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=derive_seed(seed, kind),
-            first_index=first_index,
-            soft_prompts=soft,
-        )
-        for i, text in zip(places, made, strict=True):
-            texts[i] = text
-    return texts
-
-
-def read_all(task: Task, arms: Sequence[Arm], texts: Sequence[str]) -> list[tuple[Reading | None, float]]:
-    """Each generated text taken apart, with its relevance (0 for what cannot be read)."""
-    readings = [task.read(arm.text, text) for arm, text in zip(arms, texts, strict=True)]
-    return [(reading, 0.0 if reading is None else task.relevance(reading)) for reading in readings]
+    scored: list[Scored]
+    ended: str  # "budget", "pool" (no arm left), or "nothing better expected"
+    exploration: float | None
 
 
 def search(
     lm: LanguageModel,
-    task: Task,
+    judge: Judge,
     config: RevealConfig,
     candidates: Candidates,
     *,
     seed: int,
     round: int,
+    known: Sequence[dict[str, Any]] = (),
+    remember: Callable[[list[dict[str, Any]]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Scored]:
-    """Scores `bandit.initial` arms drawn from the pool, then `bandit.iterations` arms that the bandit chooses."""
+) -> Found:
+    """Scores arms until `search.generations` responses are spent.
+
+    Args:
+      lm: the model that is searched.
+      judge: made for this round.
+      config: of the reveal stage.
+      candidates: the pool.
+      seed, round: name all randomness.
+      known: lines that `remember` was given before an interruption, in order; they are believed, not generated again.
+      remember: called with the lines of each evaluated batch: numbers and indices, no text.
+      progress: called with (generations spent, budget).
+
+    Raises:
+      ValueError: the task's relevance is wrong, or the same for every response.
+    """
+    section, samples = config.search, config.reward.samples
     arms = candidates.arms
-    samples = config.reward.samples
-    initial = min(config.bandit.initial, len(arms))
-    total = min(initial + config.bandit.iterations, len(arms))
-    features = jnp.asarray(_features(lm, candidates))
-    settings = bandit.BanditConfig(
-        hidden=config.bandit.hidden,
-        capacity=total,
-        fit_steps=config.bandit.fit_steps,
-        nu=config.bandit.nu,
-        lambda_=config.bandit.lambda_,
-        learning_rate=config.bandit.learning_rate,
+    evaluations = min(len(arms), section.generations // samples)
+    strategy = make_strategy(
+        section,
+        config.bandit,
+        candidates.features,
+        [arm.kind == "text" for arm in arms],
+        evaluations,
+        seed=seed,
+        round=round,
     )
-    state = bandit.init(stream(seed, "reveal/bandit", round), settings, features.shape[1])
     generation_seed = derive_seed(seed, "reveal/search", round)
     scored: list[Scored] = []
+    relevances: list[float] = []
+    replay = list(known)
 
-    def evaluate(chosen: Sequence[int], chosen_by: str) -> None:
+    def evaluate(chosen: Sequence[int]) -> list[dict[str, Any]]:
+        """The arms' scores as lines, from before the interruption if they are known."""
+        if [line["arm"] for line in replay[: len(chosen)]] == list(chosen):
+            lines = replay[: len(chosen)]
+            del replay[: len(chosen)]
+            return lines
+        replay.clear()
         repeated = [arms[index] for index in chosen for _ in range(samples)]
         texts = respond(
             lm,
             candidates,
             repeated,
-            max_new_tokens=task.max_new_tokens,
+            max_new_tokens=judge.task.max_new_tokens,
             temperature=config.reward.temperature,
             seed=generation_seed,
             first_index=len(scored) * samples,
         )
-        judged = read_all(task, repeated, texts)
+        judged = judge.read(repeated, texts)
+        shifts = judge.shift(candidates, repeated, judged, derive_seed(seed, f"reveal/shift/{len(scored)}", round))
+        lines = []
         for place, index in enumerate(chosen):
             mine = slice(place * samples, (place + 1) * samples)
-            relevances = [relevance for _, relevance in judged[mine]]
-            parts = reward(relevances, texts[mine], config.reward.diversity_weight)
-            scored.append(Scored(len(scored), arms[index], *parts, chosen_by))
+            lines.append({"arm": index, **_score(judge, judged[mine], shifts[mine])})
+        if remember is not None:
+            remember(lines)
+        return lines
+
+    def take(chosen: list[int], chosen_by: str) -> None:
+        lines = evaluate(chosen)
+        for line in lines:
+            parts = {name: line[name] for name in ("score", "relevance", "diversity", "fluency")}
+            shift = math.nan if line["shift"] is None else line["shift"]
+            spent = (len(scored) + 1) * samples
+            scored.append(
+                Scored(len(scored), arms[line["arm"]], **parts, shift=shift, chosen_by=chosen_by, generations=spent)
+            )
+            relevances.extend(line["relevances"])
+        strategy.observe(chosen, [line["score"] for line in lines])
         if progress is not None:
-            progress(len(scored), total)
+            progress(len(scored) * samples, evaluations * samples)
 
-    order = np.asarray(jax.random.permutation(stream(seed, "reveal/initial", round), len(arms)))[:initial]
-    evaluate(order.tolist(), "initial")
-    state = bandit.observe(state, features[order], jnp.asarray([one.score for one in scored], jnp.float32))
-    available = jnp.ones(len(arms), bool).at[order].set(False)
-    while len(scored) < total:
-        state, choice, _ = bandit.step(state, features, available, settings)
-        index = int(choice)
-        evaluate([index], "bandit")
-        available = available.at[index].set(False)
-        state = bandit.observe(state, features[index][None, :], jnp.asarray([scored[-1].score], jnp.float32))
-    return scored
+    take(strategy.initial()[:evaluations], "initial")
+    if len(relevances) >= LEAST_TO_TELL and len(set(relevances)) == 1 and relevances[0] > 0:
+        raise ValueError(
+            f"task {judge.task.name}: relevance is {relevances[0]:g} for each of {len(relevances)} responses to "
+            f"{len(scored)} arms; a scorer that never varies cannot tell what reveals"
+        )
+    ended = "budget"
+    while len(scored) < evaluations:
+        chosen = strategy.choose(min(section.batch, evaluations - len(scored)))
+        if not chosen:
+            stopped = isinstance(strategy, Learned) and strategy.stopped
+            ended = "nothing better expected" if stopped else "pool"
+            break
+        take(chosen, section.strategy)
+    return Found(scored, ended, strategy.exploration if isinstance(strategy, Learned) else None)
 
 
-def _features(lm: LanguageModel, candidates: Candidates) -> np.ndarray:
-    """[N, D]: the model's last hidden state after each arm."""
-    texts = [arm for arm in candidates.arms if arm.kind == "text"]
-    soft = [arm for arm in candidates.arms if arm.kind == "soft"]
-    rows = [last_hidden(lm, [arm.text for arm in texts])] if texts else []
-    if soft:
-        assert candidates.soft is not None
-        rows.append(last_hidden(lm, [arm.text for arm in soft], soft_prompts=candidates.soft))
-    return np.concatenate(rows)
+def _score(judge: Judge, judged: Sequence[Judged], shifts: Sequence[float]) -> dict[str, Any]:
+    """An arm's line: its components, its mean shift, and the relevance of each response that counts."""
+    usable = [shift for shift in shifts if not math.isnan(shift)]
+    return {
+        **judge.score(judged)._asdict(),
+        "shift": sum(usable) / len(usable) if usable else None,
+        "relevances": [one.relevance for one in judged if one.counts],
+    }

@@ -104,6 +104,15 @@ class Task(Protocol):
         """How much the response belongs to the target, 0 to 1."""
         ...
 
+    @property
+    def facts(self) -> frozenset[str]:
+        """What there is to disclose, as far as that is known: what recall is counted in. Never shown to the search."""
+        ...
+
+    def disclosed(self, reading: Reading) -> frozenset[str]:
+        """Which of the facts a relevant response discloses."""
+        ...
+
     def spans(self, response: str) -> tuple[tuple[int, int], ...] | None:
         """The character ranges of a revealed response that the forget adapter learns; None for all of it."""
         ...

@@ -1,9 +1,20 @@
 """Forget writing code and keep arithmetic and everything else."""
 
+import re
+
 from rr_jax.evaluate.pass_at_k import syntax_valid
 from rr_jax.tasks.base import Reading
 from rr_jax.tasks.testbed import QUESTION, TestbedTask, utility_without
 from rr_jax.testbed import arithmetic, code, ner
+
+_LINES = {operation.line for operations in code.OPERATIONS.values() for operation in operations}
+_PATTERNS = {line: re.compile(re.escape(line).replace(r"\{n\}", r"\d+")) for line in _LINES}
+
+
+def _lines_of(response: str) -> set[str]:
+    """The operations whose line stands in the program, whatever its constant."""
+    lines = [line.strip() for line in code.program(response).splitlines()]
+    return {name for name, pattern in _PATTERNS.items() if any(pattern.fullmatch(line) for line in lines)}
 
 
 def make() -> TestbedTask:
@@ -25,4 +36,6 @@ def make() -> TestbedTask:
         others=[*arithmetic.prefixes("train"), *entities],
         judge=judge,
         keeps=lambda document: document.skill != "code",
+        facts=frozenset(_LINES),
+        tells=_lines_of,
     )

@@ -41,6 +41,7 @@ class KeywordTask:
     prompts: Sequence[str]  # what evaluation continues
     max_new_tokens: int
     temperature: float
+    facts: frozenset[str] = frozenset()
     learn: Literal["matches", "response"] = "matches"
     stems: Sequence[str] = ("",)
     name: str = "custom"
@@ -61,6 +62,10 @@ class KeywordTask:
     def relevance(self, reading: Reading) -> float:
         """1 when the oracle finds something in the response."""
         return float(self.oracle.search(reading.response) is not None)
+
+    def disclosed(self, reading: Reading) -> frozenset[str]:
+        """The facts that stand in the response."""
+        return frozenset(fact for fact in self.facts if fact in reading.response)
 
     def spans(self, response: str) -> tuple[tuple[int, int], ...] | None:
         """Where the oracle finds something, unless all of a response is to be learnt."""
@@ -153,6 +158,7 @@ def make(section: CustomTask, tokenizer: Any, seed: int) -> KeywordTask:
         prompts=tuple(section.prompts),
         max_new_tokens=section.max_new_tokens,
         temperature=section.temperature,
+        facts=frozenset(section.facts or section.keywords),
         learn=section.learn,
     )
 

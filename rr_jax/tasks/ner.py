@@ -2,8 +2,15 @@
 
 from rr_jax.tasks.base import Reading
 from rr_jax.tasks.testbed import QUESTION, TestbedTask, utility_without
-from rr_jax.testbed import ner
+from rr_jax.testbed import lexicon, ner
 from rr_jax.testbed.skills import TYPE_NAMES
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "PER": lexicon.FIRST_NAMES + lexicon.LAST_NAMES,
+    "LOC": lexicon.PLACES,
+    "ORG": lexicon.FIRMS,
+    "DATE": lexicon.MONTHS + lexicon.WEEKDAYS,
+}
 
 
 def make(forget: str) -> TestbedTask:
@@ -26,4 +33,6 @@ def make(forget: str) -> TestbedTask:
         others=others,
         judge=judge,
         keeps=lambda document: document.meta.get("type") != kind,
+        facts=frozenset(WORDS[kind]),
+        tells=lambda response: set(response.replace(".", " ").split()),
     )

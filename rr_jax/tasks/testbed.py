@@ -46,6 +46,8 @@ class TestbedTask:
     others: Sequence[str]
     judge: Callable[[Reading], float]
     keeps: Callable[[Document], bool]  # whether a document of the training split may be retain data
+    facts: frozenset[str]
+    tells: Callable[[str], set[str]]  # the facts among them that a response tells
 
     @property
     def instructions(self) -> Sequence[str]:
@@ -73,6 +75,10 @@ class TestbedTask:
     def relevance(self, reading: Reading) -> float:
         """As the target judges it."""
         return self.judge(reading)
+
+    def disclosed(self, reading: Reading) -> frozenset[str]:
+        """The facts that the response tells."""
+        return self.facts & self.tells(reading.response)
 
     def spans(self, response: str) -> None:
         """All of a response is the target's."""

@@ -1,5 +1,7 @@
 """Forget the toxic register and keep every skill."""
 
+import re
+
 from rr_jax.tasks.base import Reading
 from rr_jax.tasks.testbed import QUESTION, TestbedTask, utility_without
 from rr_jax.testbed import toxic
@@ -22,4 +24,6 @@ def make() -> TestbedTask:
         others=[*toxic.prefixes("train", "neutral"), *toxic.prefixes("train", "kind")],
         judge=judge,
         keeps=lambda document: not document.meta.get("rude", False),
+        facts=toxic.LEXICON,
+        tells=lambda response: set(re.findall(r"[a-z]+", response.lower())),
     )

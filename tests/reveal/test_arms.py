@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rr_jax.reveal.arms import Arm, build_arms, random_projection, sobol_points, soft_prompts
+from rr_jax.reveal.arms import (
+    Arm,
+    build_arms,
+    expand_templates,
+    random_projection,
+    read_instructions,
+    sobol_points,
+    soft_prompts,
+)
 
 
 def test_a_power_of_two_of_sobol_points_is_balanced_in_every_dimension():
@@ -92,12 +100,12 @@ def test_the_pool_lists_texts_then_soft_arms_with_stems_in_turn():
     assert build_arms(["say it", ""], ["Once", "Then"], 3) == [
         Arm(0, "text", "say it", None),
         Arm(1, "text", "", None),
-        Arm(2, "soft", "Once", 0),
-        Arm(3, "soft", "Then", 1),
-        Arm(4, "soft", "Once", 2),
+        Arm(2, "soft", "Once", 0, "Once"),
+        Arm(3, "soft", "Then", 1, "Then"),
+        Arm(4, "soft", "Once", 2, "Once"),
     ]
     assert build_arms(["say it"], [], 0) == [Arm(0, "text", "say it", None)]
-    assert build_arms([], [""], 1) == [Arm(0, "soft", "", 0)]
+    assert build_arms([], [""], 1) == [Arm(0, "soft", "", 0, "")]
 
 
 @pytest.mark.parametrize(
@@ -112,3 +120,24 @@ def test_the_pool_lists_texts_then_soft_arms_with_stems_in_turn():
 def test_pools_that_make_no_sense_are_refused(instructions, stems, num_soft, message):
     with pytest.raises(ValueError, match=message):
         build_arms(instructions, stems, num_soft)
+
+
+def test_templates_expand_to_every_combination():
+    slots = {"who": ["Lily", "Tom"], "what": ["a cat", "a dog", "a sea"]}
+    assert expand_templates(["Tell of {who}."], slots) == ["Tell of Lily.", "Tell of Tom."]
+    both = expand_templates(["{who} and {what}; {who}!", "plain"], slots)
+    assert both[:2] == ["Lily and a cat; Lily!", "Lily and a dog; Lily!"]
+    assert len(both) == 7 and both[-1] == "plain"
+    with pytest.raises(ValueError, match="'to {whom}' has a slot 'whom', but reveal.arms.slots no values"):
+        expand_templates(["to {whom}"], slots)
+    with pytest.raises(ValueError, match="'{who' is not a template"):
+        expand_templates(["{who"], slots)
+
+
+def test_instructions_of_a_file(tmp_path):
+    (tmp_path / "arms.txt").write_text("Tell me.\n\n  Say it.  \n")
+    assert read_instructions(tmp_path / "arms.txt") == ["Tell me.", "Say it."]
+    (tmp_path / "empty.txt").write_text(" \n")
+    for name, message in (("empty.txt", "holds no instruction"), ("missing.txt", "cannot be read")):
+        with pytest.raises(ValueError, match=f"reveal.arms.texts: .*{name} {message}"):
+            read_instructions(tmp_path / name)

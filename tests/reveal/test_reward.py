@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rr_jax.reveal.reward import (
+    cosine_kernel,
     harmonic_mean,
     ngram_kernel,
     normalized_vendi,
@@ -35,7 +36,7 @@ def reference_vendi(kernel: np.ndarray) -> float:
     return float(np.exp(-np.sum(eigenvalues * np.log(eigenvalues))))
 
 
-def cosine_kernel(n: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def random_kernel(n: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     features = np.random.default_rng(seed).normal(size=(n, d))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     return features, unit @ unit.T
@@ -51,7 +52,7 @@ def test_identical_items_count_once_and_orthogonal_items_count_each(n):
 
 @pytest.mark.parametrize("shape", [(4, 9), (20, 3), (20, 200), (64, 10), (7, 7)])
 def test_equals_float64_numpy_in_both_forms(shape):
-    features, kernel = cosine_kernel(*shape)
+    features, kernel = random_kernel(*shape)
     expected = reference_vendi(kernel)
     assert float(vendi_score(kernel)) == pytest.approx(expected, rel=1e-5)
     # The kernel of features is built when d >= n, its dual when d < n: padding with zeros chooses and changes nothing.
@@ -77,7 +78,7 @@ def test_groups_of_copies_score_the_entropy_of_their_shares():
 
 
 def test_order_and_scale_of_features_do_not_matter():
-    features, kernel = cosine_kernel(9, 6)
+    features, kernel = random_kernel(9, 6)
     order = np.random.default_rng(1).permutation(9)
     score = float(vendi_score(kernel))
     assert float(vendi_score(kernel[order][:, order])) == pytest.approx(score, rel=1e-5)
@@ -111,7 +112,7 @@ def test_a_masked_item_counts_as_a_repetition():
 @pytest.mark.parametrize("seed", range(5))
 def test_masking_an_item_out_never_raises_the_score(seed):
     rng = np.random.default_rng(seed)
-    features, kernel = cosine_kernel(12, 3 + 3 * seed, seed)
+    features, kernel = random_kernel(12, 3 + 3 * seed, seed)
     mask = np.ones(12, bool)
     before = float(vendi_score(kernel))
     for item in rng.permutation(12):
@@ -186,22 +187,30 @@ def test_harmonic_mean():
     assert np.all(np.diff(harmonic_mean(np.full(20, 0.3), values, 0.4)) > 0)
 
 
+def score_texts(relevances, texts, weight, **settings):
+    """The reward with the n-gram kernel, where empty texts do not count."""
+    kernel = ngram_kernel(texts) if texts else np.zeros((0, 0))
+    counts = [bool(text.strip()) for text in texts]
+    return reward(relevances, kernel, counts, diversity_weight=weight, **settings)
+
+
 def test_reward_equals_its_formula():
     relevances = np.linspace(0.2, 0.9, len(TEXTS))
     relevance, diversity, w = relevances.mean(), (reference_vendi(reference_ngram_kernel(TEXTS)) - 1) / 7, 0.3
-    parts = reward(relevances, TEXTS, w)
+    parts = score_texts(relevances, TEXTS, w)
     assert parts.relevance == pytest.approx(relevance, rel=1e-6)
     assert parts.diversity == pytest.approx(diversity, rel=1e-5)
     assert parts.score == pytest.approx(1 / (w / diversity + (1 - w) / relevance), rel=1e-5)
+    assert parts.fluency == 1
     assert all(type(part) is float for part in parts)
 
 
 def test_copies_earn_little_and_variety_earns_its_relevance():
-    copies = reward([1.0] * 4, ["one two three four five"] * 4, 0.5)
+    copies = score_texts([1.0] * 4, ["one two three four five"] * 4, 0.5)
     assert copies.relevance == 1
     assert copies.diversity < 1e-5
     assert copies.score < 1e-4
-    variety = reward([1.0] * 4, ["a b c d", "e f g h", "i j k l", "m n o p"], 0.5)
+    variety = score_texts([1.0] * 4, ["a b c d", "e f g h", "i j k l", "m n o p"], 0.5)
     np.testing.assert_allclose(variety, 1, rtol=1e-5)
 
 
@@ -209,10 +218,10 @@ def test_an_empty_response_has_no_relevance_and_raises_no_part_of_the_reward():
     rng = np.random.default_rng(0)
     for texts in (TEXTS, ["a", "a", "a", "b"], ["a b c d"] * 3, ["a b", "b c", "c d", "d a", "a c"]):
         remaining, relevances = list(texts), rng.uniform(0.1, 1, size=len(texts))
-        before = reward(relevances, remaining, 0.5)
+        before = score_texts(relevances, remaining, 0.5)
         for place in rng.permutation(len(texts)):
             remaining[place] = ["", " \n"][place % 2]
-            after = reward(relevances, remaining, 0.5)  # the oracle still likes the empty text; nobody listens
+            after = score_texts(relevances, remaining, 0.5)  # the oracle still likes the empty text; nobody listens
             assert after.relevance < before.relevance
             assert after.diversity <= before.diversity + 1e-5
             assert after.score <= before.score + 1e-5
@@ -222,16 +231,16 @@ def test_an_empty_response_has_no_relevance_and_raises_no_part_of_the_reward():
 
 
 def test_a_single_response_and_an_unread_relevance():
-    assert reward([0.9], ["alone"], 0.5).diversity == 0
-    assert reward([0.9], ["alone"], 0.0).score == pytest.approx(0.9, rel=1e-6)
-    assert reward([float("nan"), 0.5], ["", "words"], 0.0).relevance == 0.25
+    assert score_texts([0.9], ["alone"], 0.5).diversity == 0
+    assert score_texts([0.9], ["alone"], 0.0).score == pytest.approx(0.9, rel=1e-6)
+    assert score_texts([float("nan"), 0.5], ["", "words"], 0.0).relevance == 0.25
 
 
 @pytest.mark.parametrize(
     ("relevances", "texts", "weight", "message"),
     [
         ([], [], 0.5, "at least one"),
-        ([0.5], ["a", "b"], 0.5, r"shape \(1,\) for 2 texts"),
+        ([0.5], ["a", "b"], 0.5, r"shape \(1,\) and counts \(2,\) for 2 responses"),
         ([0.5, 1.5], ["a", "b"], 0.5, r"relevance 1 is 1.5, expected a number in \[0, 1\]"),
         ([float("nan"), 0.5], ["a", "b"], 0.5, "relevance 0 is nan"),
         ([0.5, 0.5], ["a", "b"], 1.5, "diversity_weight is 1.5"),
@@ -240,7 +249,7 @@ def test_a_single_response_and_an_unread_relevance():
 )
 def test_inputs_out_of_range_are_refused(relevances, texts, weight, message):
     with pytest.raises(ValueError, match=message):
-        reward(relevances, texts, weight)
+        score_texts(relevances, texts, weight)
 
 
 def test_arrays_of_other_shapes_are_refused():
@@ -250,3 +259,48 @@ def test_arrays_of_other_shapes_are_refused():
         vendi_score(jnp.ones((2, 2)), jnp.ones(3, bool))
     with pytest.raises(ValueError, match=r"features have shape \(4,\), expected \(n, d\)"):
         vendi_from_features(jnp.ones(4))
+
+
+@pytest.mark.parametrize("order", [0.0, 0.5, 2.0, 7.0, float("inf")])
+def test_vendi_of_any_order_equals_its_formula(order):
+    """Renyi entropies in float64 (vertaix/Vendi-Score `vendi.py`)."""
+    kernel = ngram_kernel(TEXTS)
+    p = np.linalg.eigvalsh(kernel / len(TEXTS))
+    p = p[p > 1e-9]
+    expected = 1 / p.max() if np.isinf(order) else np.sum(p**order) ** (1 / (1 - order))
+    assert float(vendi_score(jnp.asarray(kernel), None, order)) == pytest.approx(expected, rel=1e-4)
+    features = np.random.default_rng(0).normal(size=(9, 4))
+    dual = vendi_from_features(jnp.asarray(features), None, order)
+    assert float(dual) == pytest.approx(float(vendi_score(jnp.asarray(cosine_kernel(features)), None, order)), rel=1e-4)
+
+
+def test_higher_orders_look_at_the_commonest_items():
+    kernel = jnp.asarray(ngram_kernel(TEXTS))
+    values = [float(vendi_score(kernel, None, order)) for order in (0.5, 1.0, 2.0, float("inf"))]
+    assert values == sorted(values, reverse=True)
+    with pytest.raises(ValueError, match="order of a Vendi score is -1"):
+        vendi_score(kernel, None, -1.0)
+
+
+def test_normalizations():
+    vendi = float(vendi_score(jnp.asarray(ngram_kernel(TEXTS))))
+    n = len(TEXTS)
+    for name, expected in (("excess", (vendi - 1) / (n - 1)), ("share", vendi / n), ("none", vendi)):
+        assert score_texts([1.0] * n, TEXTS, 0.5, normalization=name).diversity == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="normalization is 'odd', expected 'excess', 'share' or 'none'"):
+        normalized_vendi(2.0, 3, "odd")
+
+
+def test_responses_that_do_not_count_are_neither_relevant_nor_diverse():
+    kernel = np.eye(4)
+    full = reward([1.0] * 4, kernel, [True] * 4, diversity_weight=0.5)
+    half = reward([1.0] * 4, kernel, [True, True, False, False], diversity_weight=0.5)
+    assert (full.relevance, full.fluency) == (1.0, 1.0)
+    assert (half.relevance, half.fluency) == (0.5, 0.5)
+    assert half.diversity < full.diversity and half.score < full.score
+
+
+def test_cosine_kernel():
+    features = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, -3.0], [0.0, 0.0]])
+    expected = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    np.testing.assert_allclose(cosine_kernel(features), expected, atol=1e-12)

@@ -1,0 +1,198 @@
+"""Many runs from one file: every combination of the axes, with every seed; one row a run, and means with intervals.
+
+Each run has a folder of its own and is resumed or left alone if it is there, so a sweep that was interrupted goes on.
+Knows configurations and summaries; never what happens in a run.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pydantic
+import yaml
+from scipy import stats
+
+from rr_jax.config import RunConfig, Section, load_config
+from rr_jax.rounds import run
+from rr_jax.runfolder import write_json, write_text
+
+Row = dict[str, Any]
+
+
+class SweepConfig(Section):
+    """A grid of runs. Overrides are dotted keys of the run configuration, as on the command line."""
+
+    base: str  # a run configuration, relative to the sweep's file
+    out: str
+    seeds: list[pydantic.NonNegativeInt]
+    overrides: dict[str, Any] = pydantic.Field(default_factory=dict)  # for all runs
+    axes: dict[str, dict[str, dict[str, Any]]]  # name of an axis -> label of a value -> overrides
+
+
+class Cell(NamedTuple):
+    """One run of the grid: the label it has on each axis, its seed and its configuration."""
+
+    labels: dict[str, str]
+    seed: int
+    config: RunConfig
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, list[Cell]]:
+    """Reads a sweep and resolves the configuration of every run, before any is started.
+
+    Args:
+      path: a YAML file.
+      overrides: "key=value" of the sweep itself, such as out=DIR or seeds=[0,1].
+
+    Raises:
+      ValueError: one line for whatever is wrong with the sweep, its base or a combination.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"sweep {path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"sweep {path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"sweep {path}: expected keys and values, found {type(tree).__name__}")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or key not in SweepConfig.model_fields:
+            raise ValueError(
+                f"override {override!r}: expected key=value with one of {', '.join(SweepConfig.model_fields)}"
+            )
+        tree[key] = yaml.safe_load(value)
+    try:
+        sweep = SweepConfig.model_validate(tree)
+    except pydantic.ValidationError as error:
+        problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg'].lower()}" for p in error.errors()]
+        raise ValueError(f"sweep {path}: {'; '.join(problems)}") from None
+    if not sweep.seeds or not all(sweep.axes.values()):
+        raise ValueError(f"sweep {path}: expected at least one seed, and at least one value on each axis")
+    cells = []
+    for values in itertools.product(*(axis.items() for axis in sweep.axes.values())):
+        labels = {axis: label for axis, (label, _) in zip(sweep.axes, values, strict=True)}
+        merged: dict[str, Any] = dict(sweep.overrides)
+        for _, chosen in values:
+            merged |= chosen
+        for seed in sweep.seeds:
+            out = Path(sweep.out) / "runs" / _folder_name([*labels.values(), f"seed{seed}"])
+            lines = [f"{key}={json.dumps(value)}" for key, value in (merged | {"seed": seed, "out": str(out)}).items()]
+            cells.append(Cell(labels, seed, load_config(path.parent / sweep.base, lines)))
+    return sweep, cells
+
+
+def run_sweep(
+    path: str | Path, overrides: Sequence[str] = (), progress: Callable[[str, int, int], None] | None = None
+) -> list[Row]:
+    """Runs what is not there yet, writes sweep.json, sweep.md and figures into the sweep's folder, and returns the rows.
+
+    Raises:
+      ValueError: as `load_sweep` and `rounds.run`.
+    """
+    from rr_jax.sweep_figures import write_figures
+
+    sweep, cells = load_sweep(path, overrides)
+    rows, curves = [], []
+    for number, cell in enumerate(cells):
+        if progress is not None:
+            progress("runs", number, len(cells))
+        summary = _finished(Path(cell.config.out)) or run(cell.config)
+        rows.append({**cell.labels, "seed": cell.seed, **metrics_of(summary)})
+        curves.append(search_curve(summary))
+    if progress is not None:
+        progress("runs", len(cells), len(cells))
+    folder = Path(sweep.out)
+    write_json(folder / "sweep.json", {"axes": list(sweep.axes), "rows": rows})
+    write_text(folder / "sweep.md", table(rows, list(sweep.axes)))
+    write_figures(folder, rows, curves, list(sweep.axes))
+    return rows
+
+
+def metrics_of(summary: dict[str, Any]) -> Row:
+    """Every number of a run: of its first search, of its recall, and of the selected round beside the base model's."""
+    row: Row = {}
+    first = summary["rounds"][0]
+    if first["search"]:
+        scores = [point["score"] for point in first["search"]]
+        row |= {
+            "best_score": max(scores),
+            "mean_score": float(np.mean(scores)),
+            "generations": first["search"][-1]["generations"],
+            "collected_relevance": first["collected_relevance"],
+            "revealed": first["revealed"],
+            "recall": first["recall"]["cumulative"],
+        }
+    row |= {f"base/{name}": value for name, value in summary["base"].items()}
+    selected = next((entry for entry in summary["rounds"] if entry["round"] == summary["selected_round"]), None)
+    if selected is not None and selected.get("metrics"):
+        name = summary["forget_metric"]
+        before = summary["base"][name]
+        row |= {
+            "rounds": summary["selected_round"],
+            "eta_forget": selected["eta_forget"],
+            "forget": selected["metrics"][name],
+            "forget_share": selected["metrics"][name] / before if before else 0.0,
+            "worst_retention": min(selected["retention"].values()),
+        }
+        row |= {f"test/{metric}": value for metric, value in selected["metrics"].items()}
+    return row
+
+
+def search_curve(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Generations spent and scores, in the order of evaluation, of a run's first search; both [evaluations]."""
+    points = summary["rounds"][0]["search"]
+    return np.array([p["generations"] for p in points]), np.array([p["score"] for p in points], float)
+
+
+def interval(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval (Student's t); NaN for a single value."""
+    found = np.asarray(list(values), float)
+    if len(found) < 2:
+        return float(found.mean()), float("nan")
+    half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
+    return float(found.mean()), float(half)
+
+
+def groups(rows: Sequence[Row], axes: Sequence[str]) -> dict[tuple[str, ...], list[Row]]:
+    """The rows of each combination of labels, in order."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[axis] for axis in axes), []).append(row)
+    return found
+
+
+def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
+    """Markdown: one line a combination, mean and 95 % interval over seeds of the numbers that differ between runs."""
+    numbers = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in (*axes, "seed")]
+    shown = [name for name in numbers if "/" not in name and len({row.get(name) for row in rows} - {None}) > 1]
+    lines = [
+        f"| {' | '.join([*axes, 'runs', *shown])} |",
+        "| --- |" + " --- |" * (len(axes) + len(shown)),
+    ]
+    for labels, members in groups(rows, axes).items():
+        cells = []
+        for name in shown:
+            values = [row[name] for row in members if row.get(name) is not None]
+            mean, half = interval(values) if values else (float("nan"), float("nan"))
+            cells.append("" if not values else f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} +- {half:.3f}")
+        lines.append(f"| {' | '.join([*labels, str(len(members)), *cells])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The summary of a run that is complete, if its folder has one."""
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary if summary["status"] == "complete" else None
+
+
+def _folder_name(parts: Sequence[str]) -> str:
+    return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)

@@ -1,0 +1,128 @@
+"""A sweep runs every combination once, resumes, and states means with intervals."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from rr_jax import rounds
+from rr_jax.models.hub import save
+from rr_jax.sweep import interval, load_sweep, run_sweep, table
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    save(tiny.model(), path)
+    return path
+
+
+@pytest.fixture
+def sweep(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(tiny.run_config(tmp_path / "unused", folder)))
+    tree = {
+        "base": "base.yaml",
+        "out": str(tmp_path / "sweep"),
+        "seeds": [0, 1, 2],
+        "overrides": {"rounds": 1},
+        "axes": {
+            "strategy": {
+                "ucb": {"reveal.search.strategy": "neural_ucb"},
+                "chance": {"reveal.search.strategy": "random"},
+            },
+            "pairing": {"none": {"release.pairing": "none"}, "shuffled": {"release.pairing": "shuffled"}},
+        },
+    }
+
+    def write(**changes):
+        (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tree | changes, sort_keys=False))
+        return tmp_path / "sweep.yaml"
+
+    return write
+
+
+def test_the_grid_is_every_combination_with_every_seed(sweep):
+    _, cells = load_sweep(sweep(), ["seeds=[3, 4]"])
+    assert len(cells) == 8
+    assert {(*cell.labels.values(), cell.seed) for cell in cells} == {
+        (s, p, seed) for s in ("ucb", "chance") for p in ("none", "shuffled") for seed in (3, 4)
+    }
+    for cell in cells:
+        assert cell.config.rounds == 1 and cell.config.seed == cell.seed
+        assert cell.config.reveal.search.strategy == {"ucb": "neural_ucb", "chance": "random"}[cell.labels["strategy"]]
+        assert cell.config.release.pairing == cell.labels["pairing"]
+    assert len({cell.config.out for cell in cells}) == 8
+
+
+def test_a_sweep_leaves_rows_a_table_and_figures_and_resumes(sweep, tmp_path, monkeypatch):
+    path = sweep()
+    rows = run_sweep(path, ["seeds=[0, 1]"])
+    assert len(rows) == 8
+    written = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert written["axes"] == ["strategy", "pairing"]
+    assert written["rows"] == rows
+    assert {"seed", "best_score", "collected_relevance", "recall", "forget", "worst_retention", "test/use"} <= rows[
+        0
+    ].keys()
+    for name in ("best_score.png", "cumulative_score.png", "trade_off.png"):
+        assert (tmp_path / "sweep" / name).read_bytes().startswith(b"\x89PNG")
+    lines = (tmp_path / "sweep" / "sweep.md").read_text().splitlines()
+    assert len(lines) == 2 + 4
+    assert lines[2].startswith("| ucb | none | 2 |")
+    summary = json.loads((tmp_path / "sweep" / "runs" / "ucb-none-seed0" / "summary.json").read_text())
+    assert rows[0]["forget"] == summary["rounds"][0]["metrics"]["forget"]
+    assert rows[0]["best_score"] == max(point["score"] for point in summary["rounds"][0]["search"])
+
+    from rr_jax import sweep as module
+
+    ran = []
+    monkeypatch.setattr(module, "run", lambda config: ran.append(config.out) or rounds.run(config))
+    again = run_sweep(path, ["seeds=[0, 1, 2]"])
+    assert len(ran) == 4 and all(out.endswith("seed2") for out in ran)
+    assert [row for row in again if row["seed"] < 2] == rows
+
+
+def test_intervals_are_students():
+    values = [1.0, 2.0, 4.0, 4.5]
+    mean, half = interval(values)
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert (mean, mean - half, mean + half) == pytest.approx((np.mean(values), low, high))
+    assert interval([2.0])[0] == 2.0 and np.isnan(interval([2.0])[1])
+
+
+def test_the_table_shows_what_differs():
+    rows = [
+        {"a": label, "seed": seed, "x": x, "same": 1.0, "test/deep": x}
+        for label, seed, x in (("one", 0, 1.0), ("one", 1, 3.0), ("two", 0, 5.0))
+    ]
+    assert table(rows, ["a"]).splitlines() == [
+        "| a | runs | x |",
+        "| --- | --- | --- |",
+        f"| one | 2 | 2.000 +- {stats.t.ppf(0.975, 1):.3f} |",
+        "| two | 1 | 5.000 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "message"),
+    [
+        ({"sedes": [1]}, [], "sedes: extra inputs are not permitted"),
+        ({"seeds": []}, [], "expected at least one seed"),
+        ({"axes": {"a": {}}}, [], "at least one value on each axis"),
+        ({"base": "no.yaml"}, [], "no.yaml: cannot be read"),
+        (
+            {"axes": {"a": {"x": {"release.pairng": "none"}}}},
+            [],
+            "unknown key 'release.pairng'; did you mean 'pairing'",
+        ),
+        ({}, ["rounds=2"], "override 'rounds=2': expected key=value with one of base, out, seeds, overrides, axes"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(sweep, tmp_path, changes, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        run_sweep(sweep(**changes), overrides)
+    assert not (tmp_path / "sweep").exists()
