@@ -81,7 +81,8 @@ class BanditSection(Section):
 
     initial: PositiveInt = 16  # arms scored before the first choice
     iterations: Annotated[int, Field(ge=0)] = 16  # arms chosen one by one
-    hidden: PositiveInt = 100
+    posterior: Literal["exact", "diagonal", "thompson"] = "exact"  # INSTINCT: diagonal
+    hidden: Annotated[list[PositiveInt], Field(min_length=1)] = [100]  # widths of the network's hidden layers
     nu: PositiveFloat = 1e-3  # exploration; INSTINCT has 1 with weights from N(0, 1), ours are variance-scaled
     lambda_: PositiveFloat = Field(default=0.1, alias="lambda")
     fit_steps: PositiveInt = 300

@@ -118,7 +118,8 @@ def search(
     total = min(initial + config.bandit.iterations, len(arms))
     features = jnp.asarray(_features(lm, candidates))
     settings = bandit.BanditConfig(
-        hidden=config.bandit.hidden,
+        posterior=config.bandit.posterior,
+        hidden=tuple(config.bandit.hidden),
         capacity=total,
         fit_steps=config.bandit.fit_steps,
         nu=config.bandit.nu,
@@ -154,7 +155,8 @@ def search(
     state = bandit.observe(state, features[order], jnp.asarray([one.score for one in scored], jnp.float32))
     available = jnp.ones(len(arms), bool).at[order].set(False)
     while len(scored) < total:
-        state, choice, _ = bandit.step(state, features, available, settings)
+        key = stream(seed, "reveal/draws", round, len(scored))
+        state, choice, _ = bandit.step(state, features, available, settings, key)
         index = int(choice)
         evaluate([index], "bandit")
         available = available.at[index].set(False)
