@@ -113,7 +113,7 @@ def run_config(out: object, model_folder: object, **changes: object) -> dict[str
         "out": str(out),
         "reveal": {
             "arms": {"soft": 2},
-            "bandit": {"initial": 2, "iterations": 2, "fit_steps": 5},
+            "bandit": {"initial": 2, "iterations": 2, "fit_steps": 5, "posterior": "thompson", "hidden": [12, 8]},
             "reward": {"samples": 2},
             "collect": {"best_arms": 2, "size": 8, "min_size": 2, "generations": 64},
         },
