@@ -103,7 +103,7 @@ class BanditSection(Section):
 
     preset: Literal["default", "instinct"] = "default"  # instinct: as coded there; the other keys are not looked at
     posterior: Literal["exact", "diagonal", "thompson"] = "exact"
-    hidden: list[PositiveInt] = [100]  # widths of the hidden layers
+    hidden: Annotated[list[PositiveInt], Field(min_length=1)] = [100]  # widths of the hidden layers
     nu: PositiveFloat = 1e-3  # exploration; INSTINCT has 1 with weights from N(0, 1), ours are variance-scaled
     lambda_: PositiveFloat = Field(default=0.1, alias="lambda")
     fit_steps: PositiveInt = 300

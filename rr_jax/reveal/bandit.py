@@ -132,7 +132,7 @@ def fit(state: BanditState, config: BanditConfig) -> BanditState:
     params = train(
         state.initial_params,
         jnp.where(observed[:, None], _standardizer(state, config)(state.features), 0),
-        state.rewards,
+        jnp.where(observed, state.rewards, 0),
         observed / n,
         steps=config.fit_steps,
         learning_rate=config.learning_rate,

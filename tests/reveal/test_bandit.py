@@ -1,155 +1,151 @@
-"""NeuralUCB against a float64 NumPy transcription of the published algorithm, and against random choice."""
+"""NeuralUCB against a float64 transcription of the published algorithm, and against random choice."""
 
+import dataclasses
+
+import bandit_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
+import torch
+from bandit_reference import D, as_float64, data, flat
 
 from rr_jax.reveal import bandit
 from rr_jax.reveal.bandit import BanditConfig
 
-D = 5
-SMALL = BanditConfig(hidden=7, capacity=12, fit_steps=5, nu=0.3, lambda_=0.2, learning_rate=0.01)
+SMALL = BanditConfig(hidden=(7,), capacity=12, fit_steps=5, nu=0.3, lambda_=0.2, learning_rate=0.01)
+DIAGONAL = dataclasses.replace(SMALL, posterior="diagonal")
+POSTERIORS = ("exact", "diagonal", "thompson")
+KEY = jax.random.key(17)
 
 
-def data(n: int, seed: int = 0, width: int = D) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return (3 + 2 * rng.normal(size=(n, width))).astype(np.float32), rng.uniform(size=n).astype(np.float32)
-
-
-def as_float64(tree):
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
-
-
-# The reference: everything in float64, gradients written out, Adam from its paper with L2 in the gradient as in torch.
-
-
-def reference_forward(params, x):
-    pre = x @ params["hidden"]["kernel"] + params["hidden"]["bias"]
-    return pre, np.maximum(pre, 0) @ params["output"]["kernel"][:, 0] + params["output"]["bias"][0]
-
-
-def reference_gradient(params, x, upstream):
-    """Gradient of sum_i upstream_i f(x_i) with respect to the parameters."""
-    pre, _ = reference_forward(params, x)
-    k = params["output"]["kernel"][:, 0] * (pre > 0) * upstream[:, None]
-    return {
-        "hidden": {"kernel": x.T @ k, "bias": k.sum(0)},
-        "output": {
-            "kernel": (np.maximum(pre, 0) * upstream[:, None]).sum(0)[:, None],
-            "bias": upstream.sum(keepdims=True),
-        },
-    }
-
-
-def reference_standardize(evaluated, x):
-    std = evaluated.std(0, ddof=1)
-    return (x - evaluated.mean(0)) / np.where(std > 1e-6, std, 1.0)
-
-
-def reference_fit(params, evaluated, rewards, config):
-    x, n = reference_standardize(evaluated, evaluated), len(rewards)
-    first, second = jax.tree.map(np.zeros_like, params), jax.tree.map(np.zeros_like, params)
-    for t in range(1, config.fit_steps + 1):
-        _, predicted = reference_forward(params, x)
-        gradient = reference_gradient(params, x, 2 * (predicted - rewards) / n)
-        gradient = jax.tree.map(lambda g, p: g + config.lambda_ / n * p, gradient, params)
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
-        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradient)
-        rate, second_bias = config.learning_rate / (1 - 0.9**t), 1 - 0.999**t
-        updates = jax.tree.map(lambda m, v, r=rate, b=second_bias: r * m / (np.sqrt(v / b) + 1e-8), first, second)
-        params = jax.tree.map(np.subtract, params, updates)
-    return params
-
-
-def reference_scores(params, posterior, x, config):
-    mean = reference_forward(params, x)[1]
-    sigma = np.empty(len(x))
-    for i in range(len(x)):
-        g = reference_gradient(params, x[i : i + 1], np.ones(1))
-        ratios = jax.tree.map(lambda g, u: (config.lambda_ * config.nu * g * g / u).sum(), g, posterior)
-        sigma[i] = np.sqrt(sum(jax.tree.leaves(ratios)))
-    return mean, sigma
+def single(tree):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
 
 
 def observed_state(config: BanditConfig = SMALL, n: int = 8) -> tuple[bandit.BanditState, np.ndarray, np.ndarray]:
+    """A bandit with random weights, and a diagonal that differs from weight to weight as after several picks."""
     features, rewards = data(n)
     state = bandit.observe(bandit.init(jax.random.key(3), config, D), features, rewards)
-    # A posterior that differs from weight to weight, as after several picks.
-    leaves, structure = jax.tree.flatten(state.posterior)
-    rng = np.random.default_rng(9)
-    leaves = [jnp.asarray(rng.uniform(0.2, 3, leaf.shape), jnp.float32) for leaf in leaves]
-    return state.replace(posterior=structure.unflatten(leaves)), features, rewards
+    state = state.replace(params=single(reference.network(config.hidden)), picks=state.picks + 1)
+    if config.posterior == "diagonal":
+        rng = np.random.default_rng(9)
+        u = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.2, 3, leaf.shape), jnp.float32), state.posterior)
+        state = state.replace(posterior=u)
+    return state, features, rewards
 
 
-@pytest.mark.parametrize("init", ["scaled", "unit_normal"])
-def test_sigma_equals_the_explicit_jacobian_and_the_float64_reference(init):
-    config = BanditConfig(hidden=7, capacity=12, fit_steps=5, nu=0.3, lambda_=0.2, init=init)
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("hidden", [(7,), (6, 9), (6, 5, 4)])
+def test_scores_equal_those_from_explicit_gradients_in_float64(posterior, hidden):
+    config = dataclasses.replace(SMALL, posterior=posterior, hidden=hidden)
     state, evaluated, _ = observed_state(config)
     arms, _ = data(20, seed=1)
     scores = bandit.score(state, arms, config)
-
-    x = reference_standardize(evaluated.astype(np.float64), arms.astype(np.float64))
-    network = bandit.Surrogate(config.hidden, config.init)
-    gradient = jax.vmap(jax.grad(lambda p, row: network.apply({"params": p}, row)), (None, 0))
-    jacobian = jax.vmap(lambda tree: ravel_pytree(tree)[0])(gradient(state.params, jnp.asarray(x, jnp.float32)))
-    weights = ravel_pytree(state.posterior)[0]
-    explicit = np.sqrt(config.lambda_ * config.nu * np.sum(np.asarray(jacobian) ** 2 / np.asarray(weights), axis=1))
-    np.testing.assert_allclose(scores.sigma, explicit, rtol=1e-5)
-
-    mean, sigma = reference_scores(as_float64(state.params), as_float64(state.posterior), x, config)
-    np.testing.assert_allclose(scores.sigma, sigma, rtol=1e-5)
-    np.testing.assert_allclose(scores.mean, mean, rtol=1e-5, atol=1e-5)
+    params = as_float64(state.params)
+    seen, x = (
+        reference.standardize(evaluated.astype(np.float64), part.astype(np.float64)) for part in (evaluated, arms)
+    )
+    np.testing.assert_allclose(scores.mean, reference.forward(params, x)[1], rtol=1e-5, atol=1e-5)
+    if posterior == "diagonal":
+        np.testing.assert_allclose(
+            scores.sigma, reference.diagonal_sigma(params, as_float64(state.posterior), x, config), rtol=1e-5
+        )
+    else:
+        np.testing.assert_allclose(scores.sigma, reference.exact_sigma(params, seen, x, config), rtol=1e-4)
     np.testing.assert_array_equal(scores.ucb, scores.mean + scores.sigma)
 
 
-def test_initial_state_and_unit_normal_initialisation():
-    config = BanditConfig(hidden=200, init="unit_normal", lambda_=0.7)
+def test_the_exact_sigma_equals_the_explicit_inverse_in_float64():
+    config = dataclasses.replace(SMALL, hidden=(6, 5))
+    evaluated, rewards = data(8)
+    arms, _ = data(20, seed=1)
+    with jax.enable_x64(True):
+        state = bandit.observe(bandit.init(jax.random.key(3), config, D), evaluated, rewards)
+        state = bandit.fit(state, config)
+        scores = bandit.score(state, np.concatenate([evaluated, arms]), config)
+        assert scores.sigma.dtype == jnp.float64
+    evaluated, arms = evaluated.astype(np.float64), arms.astype(np.float64)
+    seen, x = (reference.standardize(evaluated, part) for part in (evaluated, np.concatenate([evaluated, arms])))
+    np.testing.assert_allclose(
+        scores.sigma, reference.exact_sigma(as_float64(state.params), seen, x, config), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("posterior", ["exact", "diagonal"])
+def test_many_arms_are_scored_in_chunks_as_a_few_are(posterior):
+    config = dataclasses.replace(SMALL, posterior=posterior)
+    state, _, _ = observed_state(config)
+    arms, _ = data(2 * bandit.CHUNK + 7, seed=1)
+    scores = bandit.score(state, arms, config)
+    parts = [bandit.score(state, arms[i : i + 411], config) for i in range(0, len(arms), 411)]
+    assert [len(part.mean) for part in parts] == [411] * 5
+    for whole, pieces in zip(scores, zip(*parts, strict=True), strict=True):
+        np.testing.assert_allclose(whole, np.concatenate(pieces), rtol=1e-5, atol=1e-5)
+    for n in (bandit.CHUNK, bandit.CHUNK + 1):
+        np.testing.assert_allclose(bandit.score(state, arms[:n], config).ucb, scores.ucb[:n], rtol=1e-5, atol=1e-5)
+
+
+def test_initial_state():
+    config = BanditConfig(hidden=(20, 8), posterior="diagonal", lambda_=0.7)
     state = bandit.init(jax.random.key(0), config, 50)
-    for leaf in (state.params["hidden"]["kernel"], state.params["hidden"]["bias"], state.params["output"]["kernel"]):
-        assert abs(float(jnp.std(leaf)) - 1) < 0.15
     assert all(bool(jnp.all(leaf == jnp.float32(0.7))) for leaf in jax.tree.leaves(state.posterior))
     assert jax.tree.structure(state.posterior) == jax.tree.structure(state.params)
-    scaled = bandit.init(jax.random.key(0), BanditConfig(hidden=200), 50)
-    assert abs(float(jnp.std(scaled.params["hidden"]["kernel"])) * 50**0.5 - 1) < 0.05
-    assert not jnp.any(scaled.params["hidden"]["bias"])
+    assert state.params["layer_1"]["kernel"].shape == (20, 8)
+    assert bandit.init(jax.random.key(0), BanditConfig(), 50).posterior is None
 
 
 def test_update_adds_the_squared_gradient_of_the_chosen_arm_only_to_the_posterior():
-    state, evaluated, _ = observed_state()
+    state, evaluated, _ = observed_state(DIAGONAL)
     arm = data(1, seed=4)[0]
-    updated = bandit.update_posterior(state, arm[0], SMALL)
-    x = reference_standardize(evaluated.astype(np.float64), arm.astype(np.float64))
-    gradient = reference_gradient(as_float64(state.params), x, np.ones(1))
-    expected = jax.tree.map(lambda u, g: u + g * g, as_float64(state.posterior), gradient)
-    jax.tree.map(
-        lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6), updated.posterior, expected
-    )
-    jax.tree.map(np.testing.assert_array_equal, updated.replace(posterior=state.posterior), state)
+    updated = bandit.update_posterior(state, arm[0], DIAGONAL)
+    x = reference.standardize(evaluated.astype(np.float64), arm.astype(np.float64))
+    expected = flat(as_float64(state.posterior)) + reference.jacobian(as_float64(state.params), x)[0] ** 2
+    np.testing.assert_allclose(flat(as_float64(updated.posterior)), expected, rtol=1e-5, atol=1e-6)
+    assert int(updated.picks) == int(state.picks) + 1
+    same = updated.replace(posterior=state.posterior, picks=state.picks)
+    jax.tree.map(np.testing.assert_array_equal, same, state)
+    assert float(bandit.score(updated, arm, DIAGONAL).sigma[0]) < float(bandit.score(state, arm, DIAGONAL).sigma[0])
+
+
+@pytest.mark.parametrize("hidden", [(7,), (6, 5)])
+def test_an_evaluated_arm_is_certain_and_sigma_shrinks_for_it(hidden):
+    config = dataclasses.replace(SMALL, hidden=hidden)
+    state, _, _ = observed_state(config)
+    arms, rewards = data(9, seed=5)
+    before = bandit.score(state, arms, config).sigma
+    for arm in (2, 6):
+        after = bandit.observe(state, arms[arm][None, :], rewards[arm][None])
+        sigma = bandit.score(after, arms, config).sigma
+        assert float(sigma[arm]) < 0.9 * float(before[arm])
+        # g^T U^-1 g < 1 for a gradient that is in U.
+        assert float(sigma[arm]) <= (config.lambda_ * config.nu) ** 0.5 * (1 + 1e-5)
 
 
 def test_fit_equals_float64_adam_and_restarts_from_the_initial_weights():
     state, evaluated, rewards = observed_state()
     fitted = bandit.fit(state, SMALL)
-    expected = reference_fit(
-        as_float64(state.initial_params), evaluated.astype(np.float64), rewards.astype(np.float64), SMALL
-    )
+    initial = as_float64(state.initial_params)
+    expected = reference.fit(initial, evaluated.astype(np.float64), rewards.astype(np.float64), SMALL)
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5), fitted.params, expected)
     again = bandit.fit(fitted, SMALL)
     jax.tree.map(np.testing.assert_array_equal, again.params, fitted.params)
 
 
-def test_fit_equals_torch_adam_with_weight_decay():
-    torch = pytest.importorskip("torch")
-    state, evaluated, rewards = observed_state()
-    initial = state.initial_params
-    model = torch.nn.Sequential(torch.nn.Linear(D, SMALL.hidden), torch.nn.ReLU(), torch.nn.Linear(SMALL.hidden, 1))
-    model.double()
+def torch_network(params):
+    """The network of one hidden layer in torch, float64."""
+    model = torch.nn.Sequential(torch.nn.Linear(D, len(params["layer_0"]["bias"])), torch.nn.ReLU())
+    model.append(torch.nn.Linear(model[0].out_features, 1)).double()
     with torch.no_grad():
-        for layer, name in ((model[0], "hidden"), (model[2], "output")):
-            layer.weight.copy_(torch.tensor(np.asarray(initial[name]["kernel"], np.float64).T.copy()))
-            layer.bias.copy_(torch.tensor(np.asarray(initial[name]["bias"], np.float64)))
+        for layer, name in ((model[0], "layer_0"), (model[2], "layer_1")):
+            layer.weight.copy_(torch.tensor(np.asarray(params[name]["kernel"], np.float64).T.copy()))
+            layer.bias.copy_(torch.tensor(np.asarray(params[name]["bias"], np.float64)))
+    return model
+
+
+def test_fit_equals_torch_adam_with_weight_decay():
+    state, evaluated, rewards = observed_state()
+    model = torch_network(state.initial_params)
     x, y = torch.tensor(evaluated, dtype=torch.float64), torch.tensor(rewards, dtype=torch.float64)
     x = (x - x.mean(0)) / x.std(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=SMALL.learning_rate, weight_decay=SMALL.lambda_ / len(y))
@@ -158,25 +154,31 @@ def test_fit_equals_torch_adam_with_weight_decay():
         torch.nn.functional.mse_loss(model(x).view(-1), y).backward()
         optimizer.step()
     fitted = bandit.fit(state, SMALL).params
-    for layer, name in ((model[0], "hidden"), (model[2], "output")):
+    for layer, name in ((model[0], "layer_0"), (model[2], "layer_1")):
         np.testing.assert_allclose(fitted[name]["kernel"], layer.weight.detach().numpy().T, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(fitted[name]["bias"], layer.bias.detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_padding_of_the_buffer_does_not_matter():
-    state, _, _ = observed_state(n=8)
-    poisoned = state.replace(features=state.features.at[8:].set(1e9), rewards=state.rewards.at[8:].set(-1e9))
+# The last has fewer rows than features: it is fitted in principal axes.
+@pytest.mark.parametrize("config", [SMALL, DIAGONAL, dataclasses.replace(SMALL, capacity=4)])
+def test_padding_of_the_buffer_does_not_matter(config):
+    n = config.capacity - 1
+    state, _, _ = observed_state(config, n)
     arms, _ = data(6, seed=2)
-    clean, dirty = bandit.fit(state, SMALL), bandit.fit(poisoned, SMALL)
-    jax.tree.map(np.testing.assert_array_equal, clean.params, dirty.params)
-    np.testing.assert_array_equal(bandit.score(clean, arms, SMALL).ucb, bandit.score(dirty, arms, SMALL).ucb)
+    clean = bandit.fit(state, config)
+    expected = bandit.score(clean, arms, config)
     # Not even what is not a number: padding is left out, not multiplied by zero.
-    infinite = state.replace(features=state.features.at[8:].set(jnp.nan))
-    jax.tree.map(np.testing.assert_array_equal, clean.params, bandit.fit(infinite, SMALL).params)
+    for features, rewards in ((1e9, -1e9), (jnp.nan, jnp.nan)):
+        poisoned = state.replace(
+            features=state.features.at[n:].set(features), rewards=state.rewards.at[n:].set(rewards)
+        )
+        dirty = bandit.fit(poisoned, config)
+        jax.tree.map(np.testing.assert_array_equal, clean.params, dirty.params)
+        jax.tree.map(np.testing.assert_array_equal, bandit.score(dirty, arms, config), expected)
 
 
 def test_a_larger_buffer_gives_the_same_fit():
-    roomy = BanditConfig(hidden=7, capacity=40, fit_steps=5, nu=0.3, lambda_=0.2, learning_rate=0.01)
+    roomy = dataclasses.replace(SMALL, capacity=40)
     small, _, _ = observed_state()
     large, _, _ = observed_state(roomy)
     jax.tree.map(
@@ -202,6 +204,24 @@ def test_a_dimension_constant_over_the_evaluated_arms_does_not_explode_for_other
     assert 0 <= int(arm) < 10
 
 
+def test_without_the_floor_an_arm_that_differs_explodes_and_the_bandit_lives_on():
+    config = dataclasses.replace(DIAGONAL, floor_std=False)
+    features, rewards = data(7)
+    arms, _ = data(10, seed=1)
+    features[:, 2], arms[:, 2] = 1.5, 1.5
+    arms[4, 2] = 2.0
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            state = bandit.observe(bandit.init(jax.random.key(3), config, D), features, rewards)
+            state, arm, scores = bandit.step(state, arms, np.ones(10, bool), config)
+            assert int(arm) == 4
+            assert float(scores.sigma[4]) > 1e12
+            assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((state, scores)))
+            state = bandit.observe(state, arms[4:5], rewards[:1])
+            _, _, scores = bandit.step(state, arms, np.ones(10, bool), config)
+            assert float(jnp.max(scores.sigma)) < 1e3
+
+
 def test_nothing_or_one_arm_observed_is_finite():
     state = bandit.init(jax.random.key(3), SMALL, D)
     jax.tree.map(np.testing.assert_array_equal, bandit.fit(state, SMALL).params, state.initial_params)
@@ -225,58 +245,153 @@ def test_choose_takes_the_best_available_arm():
     jax.tree.map(np.testing.assert_array_equal, stepped.posterior, state.posterior)
 
 
-def test_step_is_fit_score_choose_update():
-    state, _, _ = observed_state()
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_step_is_fit_score_choose_update(posterior):
+    config = dataclasses.replace(SMALL, posterior=posterior)
+    state, _, _ = observed_state(config)
     arms, _ = data(9, seed=5)
     available = np.arange(9) % 2 == 0
-    stepped, arm, scores = bandit.step(state, arms, available, SMALL)
-    by_hand = bandit.fit(state, SMALL)
-    expected = bandit.choose(by_hand, arms, available, SMALL)
+    stepped, arm, scores = bandit.step(state, arms, available, config, KEY)
+    by_hand = bandit.fit(state, config)
+    expected = bandit.choose(by_hand, arms, available, config, KEY)
     assert int(arm) == int(expected)
-    np.testing.assert_allclose(scores.ucb, bandit.score(by_hand, arms, SMALL).ucb, rtol=1e-5)
-    by_hand = bandit.update_posterior(by_hand, arms[int(arm)], SMALL)
+    np.testing.assert_allclose(scores.ucb, bandit.score(by_hand, arms, config).ucb, rtol=1e-5)
+    by_hand = bandit.update_posterior(by_hand, arms[int(arm)], config)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), stepped, by_hand)
 
 
-def test_picks_follow_the_float64_reference():
-    config = BanditConfig(hidden=6, capacity=16, fit_steps=20, nu=0.05, lambda_=0.1, learning_rate=0.01)
+def test_thompson_draws_from_the_normal_of_mean_and_sigma():
+    config = dataclasses.replace(SMALL, posterior="thompson")
+    state, _, _ = observed_state(config)
+    arms, _ = data(9, seed=5)
+    scores = bandit.score(state, arms, config)
+    keys = jax.random.split(KEY, 4000)
+    draws = np.asarray(jax.vmap(bandit.draw, (0, None))(keys, scores))
+    sigma = np.asarray(scores.sigma)
+    assert np.max(np.abs(draws.mean(0) - scores.mean) / sigma) < 4 / 4000**0.5
+    assert np.max(np.abs(draws.std(0) / sigma - 1)) < 4 / 8000**0.5
+    unit = (draws - draws.mean(0)) / draws.std(0)
+    assert np.max(np.abs(unit.T @ unit / 4000 - np.eye(9))) < 4.5 / 4000**0.5  # arms are drawn apart
+    # The arm is the best of the available draws, so the key decides.
+    available = np.arange(9) != int(np.argmax(draws[0]))
+    chosen = [int(bandit.choose(state, arms, available, config, key)) for key in keys[:20]]
+    assert chosen == [int(arm) for arm in np.argmax(np.where(available, draws[:20], -np.inf), axis=1)]
+    assert len(set(chosen)) > 1
+
+
+@pytest.mark.parametrize("posterior", ["exact", "diagonal"])
+def test_picks_follow_the_float64_reference(posterior):
+    config = BanditConfig(
+        posterior=posterior, hidden=(6,), capacity=16, fit_steps=20, nu=0.05, lambda_=0.1, learning_rate=0.01
+    )
     arms, rewards = data(30, seed=11)
     state = bandit.observe(bandit.init(jax.random.key(1), config, D), arms[:6], rewards[:6])
-    initial, posterior = as_float64(state.initial_params), as_float64(state.posterior)
+    initial = as_float64(state.initial_params)
+    u = jax.tree.map(lambda leaf: np.full_like(leaf, config.lambda_), initial)
     evaluated, available = list(range(6)), np.arange(30) >= 6
     for _ in range(8):
         state, arm, scores = bandit.step(state, arms, available, config)
         seen = arms[evaluated].astype(np.float64)
-        params = reference_fit(initial, seen, rewards[evaluated].astype(np.float64), config)
-        x = reference_standardize(seen, arms.astype(np.float64))
-        mean, sigma = reference_scores(params, posterior, x, config)
-        np.testing.assert_allclose(scores.ucb, mean + sigma, rtol=1e-4, atol=1e-4)
-        expected = int(np.argmax(np.where(available, mean + sigma, -np.inf)))
+        params = reference.fit(initial, seen, rewards[evaluated].astype(np.float64), config)
+        x = reference.standardize(seen, arms.astype(np.float64))
+        if posterior == "diagonal":
+            sigma = reference.diagonal_sigma(params, u, x, config)
+        else:
+            sigma = reference.exact_sigma(params, reference.standardize(seen, seen), x, config)
+        ucb = reference.forward(params, x)[1] + sigma
+        np.testing.assert_allclose(scores.ucb[available], ucb[available], rtol=1e-4, atol=1e-4)
+        expected = int(np.argmax(np.where(available, ucb, -np.inf)))
         assert int(arm) == expected
-        gradient = reference_gradient(params, x[expected : expected + 1], np.ones(1))
-        posterior = jax.tree.map(lambda u, g: u + g * g, posterior, gradient)
-        available[expected] = False
+        picked = reference.gradient(params, x[expected : expected + 1], np.ones(1))
+        u = jax.tree.map(lambda u, g: u + g * g, u, picked)
+        available = np.asarray(bandit.retire(jnp.asarray(available), arm, config))
         evaluated.append(expected)
         state = bandit.observe(state, arms[expected][None, :], rewards[expected][None])
+    assert len(set(evaluated)) == 14
 
 
-def test_nothing_recompiles_as_observations_arrive():
+def test_the_preset_follows_a_torch_transcription_of_instinct_in_float64():
+    config = bandit.instinct()
+    arms, rewards = data(12, seed=11)
+    arms[:, 1] *= 0.1
+    evaluated = [0, 3, 5, 8]
+    with jax.enable_x64(True):
+        state = bandit.init(jax.random.key(1), config, D)
+        for leaf in jax.tree.leaves(state.params):
+            assert leaf.size < 50 or abs(float(jnp.std(leaf)) - 1) < 0.2
+        state = bandit.observe(state, arms[evaluated], rewards[evaluated])
+        available = bandit.retire(jnp.ones(12, bool), jnp.array(evaluated), config)
+        assert bool(jnp.all(available))  # evaluated arms stay in the running
+        u = torch.full((100 * D + 201,), 0.1, dtype=torch.float64)
+        x, y = torch.tensor(arms, dtype=torch.float64), torch.tensor(rewards, dtype=torch.float64)
+        model, mean, std = torch_network(state.initial_params), 0.0, 1.0
+        for _ in range(4):
+            state, arm, scores = bandit.step(state, arms, available, config)
+            mu, sigma, gradients = [], [], []
+            for row in (x - mean) / std:
+                model.zero_grad()
+                mu.append(model(row[None, :]).sum())
+                mu[-1].backward()
+                gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
+                sigma.append(torch.sqrt(torch.sum(0.1 * 1.0 * gradients[-1] * gradients[-1] / u)))
+            mu, sigma = torch.stack(mu).detach().numpy(), torch.stack(sigma).numpy()
+            np.testing.assert_allclose(scores.mean, mu, rtol=1e-5)
+            np.testing.assert_allclose(scores.sigma, sigma, rtol=1e-5)
+            chosen = int(np.argmax(mu + sigma))
+            assert int(arm) == chosen
+            u += gradients[chosen] ** 2
+            np.testing.assert_allclose(np.sort(flat(as_float64(state.posterior))), np.sort(u.numpy()), rtol=1e-5)
+            evaluated.append(chosen)
+            state = bandit.observe(state, arms[chosen][None, :], rewards[chosen][None])
+            model, seen = torch_network(state.initial_params), x[evaluated]
+            mean, std = seen.mean(0), seen.std(0) + 1e-30
+            optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=0.1 / len(evaluated))
+            for _ in range(1000):
+                optimizer.zero_grad()
+                torch.nn.functional.mse_loss(model((seen - mean) / std).view(-1), y[evaluated]).backward()
+                optimizer.step()
+        assert int(state.picks) == 4
+
+
+@pytest.mark.parametrize("config", [SMALL, DIAGONAL, bandit.instinct(), BanditConfig(posterior="thompson", capacity=8)])
+def test_nothing_recompiles_as_observations_arrive(config):
     traces = []
 
     @jax.jit
-    def counted(state, features, available, config):
+    def counted(state, features, available, key):
         traces.append(1)
-        state, arm, _ = bandit.step(state, features, available, config)
+        state, arm, scores = bandit.step(state, features, available, config, key)
         chosen = features[arm][None, :]
-        return bandit.observe(state, chosen, jnp.ones(1)), available.at[arm].set(False)
+        information = bandit.promising(state, scores, available), bandit.exploration_ratio(scores, available)
+        return bandit.observe(state, chosen, jnp.ones(1)), bandit.retire(available, arm, config), information
 
     arms, rewards = data(10)
-    state = bandit.observe(bandit.init(jax.random.key(3), SMALL, D), arms[:2], rewards[:2])
+    state = bandit.observe(bandit.init(jax.random.key(3), config, D), arms[:2], rewards[:2])
     available = jnp.arange(10) >= 2
-    for _ in range(5):
-        state, available = counted(state, arms, available, SMALL)
+    for key in jax.random.split(KEY, 5):
+        state, available, _ = counted(state, arms, available, key)
     assert len(traces) == 1
-    assert int(state.count) == 7
+    assert int(state.count) == 7 and int(state.picks) == 5
+    assert int(jnp.sum(available)) == (8 if config.repick else 3)
+
+
+def test_it_is_promising_while_an_available_upper_bound_is_above_the_best_reward():
+    state, _, _ = observed_state()
+    state = state.replace(rewards=jnp.full_like(state.rewards, 9.0).at[:8].set(jnp.linspace(0.1, 0.7, 8)))
+    mean, sigma = jnp.array([0.3, 0.6, 0.9]), jnp.array([0.3, 0.05, 0.1])
+    scores = bandit.Scores(mean, sigma, mean + sigma)
+    assert bool(bandit.promising(state, scores, np.array([True, True, True])))
+    assert not bool(bandit.promising(state, scores, np.array([True, True, False])))
+    assert not bool(bandit.promising(state, scores, np.zeros(3, bool)))
+    nothing = bandit.init(jax.random.key(0), SMALL, D)
+    assert bool(bandit.promising(nothing, scores, np.array([True, False, False])))
+
+
+def test_the_exploration_ratio_is_mean_sigma_over_mean_size_of_the_prediction():
+    mean, sigma = jnp.array([0.2, -0.6, 5.0]), jnp.array([0.1, 0.3, 7.0])
+    scores = bandit.Scores(mean, sigma, mean + sigma)
+    assert float(bandit.exploration_ratio(scores, np.array([True, True, False]))) == pytest.approx(0.5, rel=1e-5)
+    assert float(bandit.exploration_ratio(scores, np.zeros(3, bool))) == 0.0
 
 
 def test_observe_appends_and_a_full_buffer_forgets_the_oldest():
@@ -299,8 +414,9 @@ def test_observe_appends_and_a_full_buffer_forgets_the_oldest():
     )
 
 
-def test_a_bandit_finds_better_arms_than_random_choice():
-    config = BanditConfig(hidden=32, capacity=48, fit_steps=150, learning_rate=3e-3)
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_a_bandit_finds_better_arms_than_random_choice(posterior):
+    config = BanditConfig(posterior=posterior, hidden=(32,), capacity=48, fit_steps=150, learning_rate=3e-3)
     picked, blind, best, best_blind = [], [], [], []
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -314,7 +430,7 @@ def test_a_bandit_finds_better_arms_than_random_choice():
         state = bandit.observe(bandit.init(jax.random.key(seed), config, 8), arms[initial], rewards[initial])
         found = []
         for _ in range(40):
-            state, arm, _ = bandit.step(state, arms, available, config)
+            state, arm, _ = bandit.step(state, arms, available, config, jax.random.key(len(found)))
             found.append(int(arm))
             available[found[-1]] = False
             state = bandit.observe(state, arms[found[-1]][None, :], rewards[found[-1]][None])
@@ -331,7 +447,9 @@ def test_a_bandit_finds_better_arms_than_random_choice():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden": 0}, "hidden is 0"),
+        ({"hidden": ()}, r"hidden is \(\), expected one or more positive widths"),
+        ({"hidden": (7, 0)}, r"hidden is \(7, 0\)"),
+        ({"posterior": "full"}, "posterior is 'full', expected one of exact, diagonal, thompson"),
         ({"capacity": -1}, "capacity is -1"),
         ({"fit_steps": 0}, "fit_steps is 0"),
         ({"lambda_": 0.0}, "lambda_ is 0.0"),
@@ -356,3 +474,5 @@ def test_shapes_that_do_not_fit_are_refused():
         bandit.score(state, features[:, :4], SMALL)
     with pytest.raises(ValueError, match=r"available arms has shape \(5,\), expected \(13,\)"):
         bandit.choose(state, features, np.ones(5, bool), SMALL)
+    with pytest.raises(ValueError, match="the posterior 'thompson' has no key to draw with"):
+        bandit.step(state, features, np.ones(13, bool), dataclasses.replace(SMALL, posterior="thompson"))
