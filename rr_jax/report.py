@@ -84,6 +84,7 @@ def write_report(folder: Path) -> Path:
         groups=_metric_groups(summary),
         measured=[entry for entry in summary["rounds"] if entry.get("metrics")],
         rounds=[_round_view(entry) for entry in summary["rounds"]],
+        recall=_recall_view(summary),
         samples=_paired_samples(folder, summary),
         config=_text_of(folder / "config.yaml"),
         manifest=_text_of(folder / "manifest.json"),
@@ -153,11 +154,27 @@ def _round_view(entry: dict[str, Any]) -> dict[str, Any]:
     return {
         "number": entry["round"],
         "revealed": entry.get("revealed", 0),
+        "left_out": entry.get("left_out") or {},
         "accepted": entry.get("accepted"),
         "eta": entry.get("eta_forget"),
         "budget": entry.get("utility_budget"),
         "arms": list(best.values())[:BEST_ARMS],
         "plots": plots,
+    }
+
+
+def _recall_view(summary: Summary) -> dict[str, Any] | None:
+    """How much of what is known to be there was told, round by round; None for a task that knows of no facts."""
+    told = [entry for entry in summary["rounds"] if (entry.get("recall") or {}).get("cumulative") is not None]
+    if not told:
+        return None
+    later = [entry["recall"]["round"] for entry in told[1:]]
+    ended = (summary.get("residual") or {}).get("round")
+    return {
+        "facts": told[0]["recall"]["facts"],
+        "cumulative": told[-1]["recall"]["cumulative"],
+        "residual": ended if ended is not None else later[-1] if later else None,
+        "plot": _recall(told),
     }
 
 
@@ -230,17 +247,33 @@ def _search(points: Sequence[dict[str, Any]]) -> str:
         best = max(best, point["score"])
         running.append(best)
     axes.step([p["order"] + 1 for p in points], running, where="post", color=INK, linewidth=1, label="best so far")
-    for kind, marker in (("text", "o"), ("soft", "^")):
-        for by, color in (("initial", QUIET), ("bandit", FORGET)):
-            chosen = [p for p in points if p["kind"] == kind and p["chosen_by"] == by]
+    for kind, marker in (("text", "o"), ("soft", "^"), ("written", "s")):
+        for initial, color in ((True, QUIET), (False, FORGET)):
+            chosen = [p for p in points if p["kind"] == kind and (p["chosen_by"] == "initial") == initial]
             if chosen:
                 x, y = [p["order"] + 1 for p in chosen], [p["score"] for p in chosen]
+                by = chosen[0]["chosen_by"].replace("_", " ")
                 axes.scatter(x, y, color=color, marker=marker, s=22, label=f"{kind}, {by}")
     axes.set_xlabel("evaluated arms, in order", fontsize=8)
     axes.set_ylabel("score (relevance and diversity)", fontsize=8)
     axes.set_ylim(-0.03, 1.03)
     axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(fontsize=7.5, frameon=False, loc="outside upper center", ncols=5, handletextpad=0.4, columnspacing=1)
+    return _svg(figure)
+
+
+def _recall(entries: Sequence[dict[str, Any]]) -> str:
+    """Share of the known facts that each round's forget set tells, and that all so far tell."""
+    figure, axes = _axes(height=2.4)
+    rounds = [entry["round"] for entry in entries]
+    axes.bar(rounds, [entry["recall"]["round"] for entry in entries], color=QUIET, width=0.45, label="this round")
+    cumulative = [entry["recall"]["cumulative"] for entry in entries]
+    axes.plot(rounds, cumulative, color=FORGET, marker="o", label="all rounds so far")
+    axes.set_xticks(rounds)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("round", fontsize=8)
+    axes.set_ylabel("share of known facts told", fontsize=8)
+    figure.legend(fontsize=7.5, frameon=False, loc="outside upper center", ncols=2)
     return _svg(figure)
 
 
