@@ -162,6 +162,9 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             entry["recall"] = {"round": recall(task, now), "cumulative": recall(task, told), "facts": len(task.facts)}
             gained = (recall(task, told) or 0.0) - (before or 0.0)
         entry["revealed"] = len(revealed)
+        if studied:
+            summary["rounds"].append(entry | {"accepted": None, "metrics": None})
+            continue
         least = config.reveal.collect.min_size
         if len(revealed) < least:
             left_out = ", ".join(f"{count} {reason}" for reason, count in entry.get("left_out", {}).items())
@@ -175,9 +178,6 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             summary["residual"] = entry.get("recall")
             stop = ("nothing_revealed", f"round {round} revealed {len(revealed)} examples, fewer than {least}")
             break
-        if studied:
-            summary["rounds"].append(entry | {"accepted": None, "metrics": None})
-            continue
         trained = stage(round, "train", partial(train_stage, context, round, current, revealed))
         composed = stage(
             round,

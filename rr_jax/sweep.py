@@ -17,7 +17,8 @@ import yaml
 from scipy import stats
 
 from rr_jax.config import RunConfig, Section, load_config
-from rr_jax.rounds import run
+from rr_jax.release.trainer import TrainingDiverged
+from rr_jax.rounds import NothingRevealed, run
 from rr_jax.runfolder import write_json, write_text
 
 Row = dict[str, Any]
@@ -98,13 +99,19 @@ def run_sweep(
     from rr_jax.sweep_figures import write_figures
 
     sweep, cells = load_sweep(path, overrides)
-    rows, curves = [], []
+    rows: list[Row] = []
+    curves = []
     for number, cell in enumerate(cells):
         if progress is not None:
             progress("runs", number, len(cells))
-        summary = _finished(Path(cell.config.out)) or run(cell.config)
-        rows.append({**cell.labels, "seed": cell.seed, **metrics_of(summary)})
-        curves.append(search_curve(summary))
+        row: Row = {**cell.labels, "seed": cell.seed}
+        try:
+            summary = _finished(Path(cell.config.out)) or run(cell.config)
+        except (NothingRevealed, TrainingDiverged) as error:  # a result like any other, and no reason to stop the rest
+            rows.append(row | {"failed": str(error)})
+            continue
+        rows.append(row | metrics_of(summary))
+        curves.append((row, *search_curve(summary)))
     if progress is not None:
         progress("runs", len(cells), len(cells))
     folder = Path(sweep.out)
@@ -169,7 +176,7 @@ def groups(rows: Sequence[Row], axes: Sequence[str]) -> dict[tuple[str, ...], li
 
 def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
     """Markdown: one line a combination, mean and 95 % interval over seeds of the numbers that differ between runs."""
-    numbers = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in (*axes, "seed")]
+    numbers = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in (*axes, "seed", "failed")]
     shown = [name for name in numbers if "/" not in name and len({row.get(name) for row in rows} - {None}) > 1]
     lines = [
         f"| {' | '.join([*axes, 'runs', *shown])} |",
@@ -181,7 +188,9 @@ def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
             values = [row[name] for row in members if row.get(name) is not None]
             mean, half = interval(values) if values else (float("nan"), float("nan"))
             cells.append("" if not values else f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} +- {half:.3f}")
-        lines.append(f"| {' | '.join([*labels, str(len(members)), *cells])} |")
+        failed = sum("failed" in row for row in members)
+        count = f"{len(members)}, {failed} failed" if failed else str(len(members))
+        lines.append(f"| {' | '.join([*labels, count, *cells])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rr_jax.sweep import Row, groups, interval
 
 COLORS = ("#b4442f", "#2a6f77", "#8a6d3b", "#5b4a8a", "#4f7942", "#9aa5b1")
-Curve = tuple[np.ndarray, np.ndarray]  # generations spent, scores
+Curve = tuple[Row, np.ndarray, np.ndarray]  # of which run, generations spent, scores
 
 
 def write_figures(folder: Path, rows: Sequence[Row], curves: Sequence[Curve], axes: Sequence[str]) -> list[Path]:
@@ -19,10 +19,10 @@ def write_figures(folder: Path, rows: Sequence[Row], curves: Sequence[Curve], ax
     Panels go by the first axis when there are several, colours by the others.
     """
     written = []
-    if all(len(generations) for generations, _ in curves):
+    if curves and all(len(generations) for _, generations, _ in curves):
         written += [
-            _save(folder / "best_score.png", _curves(rows, curves, axes, "best score so far", np.maximum.accumulate)),
-            _save(folder / "cumulative_score.png", _curves(rows, curves, axes, "mean score so far", _running_mean)),
+            _save(folder / "best_score.png", _curves(curves, axes, "best score so far", np.maximum.accumulate)),
+            _save(folder / "cumulative_score.png", _curves(curves, axes, "mean score so far", _running_mean)),
         ]
     if any("forget_share" in row for row in rows):
         written.append(_save(folder / "trade_off.png", _trade_off(rows, axes)))
@@ -50,16 +50,16 @@ def _figure(panels: Sequence[str]) -> tuple[Figure, list[Any]]:
     return figure, plots
 
 
-def _curves(rows: Sequence[Row], curves: Sequence[Curve], axes: Sequence[str], label: str, summarise: Any) -> Figure:
-    panels, colored = _panels(rows, axes)
+def _curves(curves: Sequence[Curve], axes: Sequence[str], label: str, summarise: Any) -> Figure:
+    runs = [row | {"_spent": spent, "_values": summarise(scores)} for row, spent, scores in curves]
+    panels, colored = _panels(runs, axes)
     figure, plots = _figure(panels)
     for plot, panel in zip(plots, panels, strict=True):
-        members = [i for i, row in enumerate(rows) if panel in ("", row[axes[0]])]
-        grouped = groups([rows[i] | {"_curve": curves[i]} for i in members], colored)
-        for color, (labels, group) in zip(COLORS * 4, grouped.items(), strict=False):
-            shortest = min(len(row["_curve"][0]) for row in group)
-            spent = group[0]["_curve"][0][:shortest]
-            lines = np.stack([summarise(row["_curve"][1][:shortest]) for row in group])  # [seeds, evaluations]
+        members = [run for run in runs if panel in ("", run[axes[0]])]
+        for color, (labels, group) in zip(COLORS * 4, groups(members, colored).items(), strict=False):
+            shortest = min(len(run["_spent"]) for run in group)
+            spent = group[0]["_spent"][:shortest]
+            lines = np.stack([run["_values"][:shortest] for run in group])  # [seeds, evaluations]
             middle, half = np.array([interval(column) for column in lines.T]).T
             plot.plot(spent, middle, color=color, linewidth=1.4, label=" ".join(labels))
             plot.fill_between(spent, middle - half, middle + half, color=color, alpha=0.15, linewidth=0)

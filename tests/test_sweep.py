@@ -86,6 +86,14 @@ def test_a_sweep_leaves_rows_a_table_and_figures_and_resumes(sweep, tmp_path, mo
     assert [row for row in again if row["seed"] < 2] == rows
 
 
+def test_a_run_that_reveals_nothing_is_a_row_and_the_rest_goes_on(sweep, tmp_path):
+    few = {"one": {"reveal.collect.min_size": 2}, "many": {"reveal.collect.size": 900, "reveal.collect.min_size": 800}}
+    rows = run_sweep(sweep(axes={"size": few}), ["seeds=[0]"])
+    assert [row["size"] for row in rows] == ["one", "many"]
+    assert "failed" not in rows[0] and rows[1]["failed"].startswith("nothing revealed")
+    assert "| many | 1, 1 failed |" in (tmp_path / "sweep" / "sweep.md").read_text()
+
+
 def test_intervals_are_students():
     values = [1.0, 2.0, 4.0, 4.5]
     mean, half = interval(values)
