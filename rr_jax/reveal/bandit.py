@@ -258,14 +258,15 @@ def retire(available: jax.Array, arms: jax.Array, config: BanditConfig) -> jax.A
     return available if config.repick else available.at[arms].set(False)
 
 
-def promising(state: BanditState, scores: Scores, available: jax.Array) -> jax.Array:
-    """[] bool: the upper bound of some available arm is above the best reward in the buffer.
+def promising(state: BanditState, scores: Scores, available: jax.Array, width: float = 8.0) -> jax.Array:
+    """[] bool: mean + width sigma of some available arm is above the best reward in the buffer.
 
-    False is the posterior's reason to stop early: by its own account nothing better is left. It is as good as sigma is
-    calibrated, and the best of noisy rewards overstates the best arm.
+    False is the posterior's reason to stop early: by its own account nothing better is left. nu is set for good choices
+    and not for calibration: with the default one, errors of the mean measured 1 to 5 sigma on functions of 64 to 1,024
+    features. One sigma stops far too early there; eight cost 0.03 of the best reward at most, and may never stop.
     """
     best = jnp.max(jnp.where(_observed(state), state.rewards, -jnp.inf))
-    return jnp.any(available & (scores.ucb > best))
+    return jnp.any(available & (scores.mean + width * scores.sigma > best))
 
 
 def exploration_ratio(scores: Scores, available: jax.Array) -> jax.Array:

@@ -20,13 +20,15 @@ class BanditConfig:
     """What a bandit depends on besides its data; hashable and static under `jit`.
 
     Attributes:
-      posterior: where sigma comes from, see `bandit`.
+      posterior: where sigma comes from, see `bandit`. On smooth functions of 64 features the exact one chooses as well
+        as the diagonal one at the default nu and better at a larger one (regret a pick over 20 functions of three hidden
+        variables, nu 0.1: 0.233 +- 0.012 and 0.285 +- 0.014; random 0.594), so it forgives a wrong nu.
       hidden: widths of the surrogate's hidden layers.
       capacity: rows of the replay buffer; no smaller than the evaluations planned, or the oldest are forgotten.
       fit_steps: Adam steps of each fit (INSTINCT's scripts: 1,000).
       init: "scaled" (weights of variance 1/fan_in, zero biases and output layer, so f starts at 0 everywhere, as
-        NeuralUCB's theory has it) or "unit_normal" (INSTINCT: all of them N(0, 1)). What f is at its start it stays
-        where nothing was observed: unit_normal fills unseen arms with noise far above rewards in [0, 1].
+        NeuralUCB's theory has it) or "unit_normal" (INSTINCT: all of them N(0, 1)). Where nothing was observed f stays
+        what it was at its start: unit_normal fills unseen arms with noise far above rewards in [0, 1].
       nu: exploration, inside the square root of sigma (INSTINCT's scripts: 1, with unit_normal).
       lambda_: ridge of the posterior U, and the L2 weight divided by the number of observations. Keep it at 1e-3 or
         more: U is summed in float32, and the exact posterior cannot tell less from rounding.
@@ -37,7 +39,9 @@ class BanditConfig:
         std + 1e-30, so arms that differ there explode.
       principal_axes: with more features than capacity, the first layer is trained in the principal axes of the observed
         inputs, of which there are at most capacity, and keeps its initial weights across them. The network and the loss
-        are the same and a step costs D / capacity times less; INSTINCT's Adam runs on all D axes.
+        are the same and a step costs D / capacity times less; INSTINCT's Adam runs on all D axes. Regret a pick on toys:
+        0.377 +- 0.019 against 0.359 +- 0.019 (smooth, 192 features), 0.270 +- 0.098 against 0.351 +- 0.112 (clusters,
+        1,024 features); the best arm found is as good.
       repick: `retire` leaves evaluated arms in the running, as INSTINCT does.
     """
 
