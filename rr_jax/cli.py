@@ -113,7 +113,8 @@ def sweep(
     debug: Debug = False,
 ) -> None:
     """Runs a grid with seeds; writes a table and figures with 95 % intervals. The same command again resumes."""
-    from rr_jax.sweep import run_sweep, table
+    from rr_jax.sweep import run_sweep
+    from rr_jax.sweep_table import table
 
     with _Display() as display:
         rows = run_sweep(config, overrides or [], progress=display)

@@ -264,18 +264,27 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
       ValueError: one line for each bad field: its name, what was found and what was expected.
     """
-    path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"config {path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {path}: is not valid YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"config {path}: expected keys and values, found {type(tree).__name__}")
+    tree = read_yaml(Path(path), "config")
     for override in overrides:
         _set(tree, override)
     return parse_config(tree, str(path))
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The keys and values of a YAML file; `what` it is to be is said in the errors.
+
+    Raises:
+      ValueError: it cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{what} {path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{what} {path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{what} {path}: expected keys and values, found {type(tree).__name__}")
+    return tree
 
 
 def parse_config(tree: dict[str, Any], source: str = "config") -> RunConfig:

@@ -7,21 +7,20 @@ Knows configurations and summaries; never what happens in a run.
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pydantic
 import yaml
-from scipy import stats
 
-from rr_jax.config import RunConfig, Section, load_config
+from rr_jax.config import RunConfig, Section, load_config, read_yaml
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.rounds import NothingRevealed, run
 from rr_jax.runfolder import write_json, write_text
-
-Row = dict[str, Any]
+from rr_jax.sweep_figures import write_figures
+from rr_jax.sweep_table import Row, table
 
 
 class SweepConfig(Section):
@@ -53,14 +52,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
       ValueError: one line for whatever is wrong with the sweep, its base or a combination.
     """
     path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"sweep {path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"sweep {path}: is not valid YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"sweep {path}: expected keys and values, found {type(tree).__name__}")
+    tree = read_yaml(path, "sweep")
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or key not in SweepConfig.model_fields:
@@ -96,8 +88,6 @@ def run_sweep(
     Raises:
       ValueError: as `load_sweep` and `rounds.run`.
     """
-    from rr_jax.sweep_figures import write_figures
-
     sweep, cells = load_sweep(path, overrides)
     rows: list[Row] = []
     curves = []
@@ -155,43 +145,6 @@ def search_curve(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Generations spent and scores, in the order of evaluation, of a run's first search; both [evaluations]."""
     points = summary["rounds"][0]["search"]
     return np.array([p["generations"] for p in points]), np.array([p["score"] for p in points], float)
-
-
-def interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval (Student's t); NaN for a single value."""
-    found = np.asarray(list(values), float)
-    if len(found) < 2:
-        return float(found.mean()), float("nan")
-    half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
-    return float(found.mean()), float(half)
-
-
-def groups(rows: Sequence[Row], axes: Sequence[str]) -> dict[tuple[str, ...], list[Row]]:
-    """The rows of each combination of labels, in order."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[axis] for axis in axes), []).append(row)
-    return found
-
-
-def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
-    """Markdown: one line a combination, mean and 95 % interval over seeds of the numbers that differ between runs."""
-    numbers = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in (*axes, "seed", "failed")]
-    shown = [name for name in numbers if "/" not in name and len({row.get(name) for row in rows} - {None}) > 1]
-    lines = [
-        f"| {' | '.join([*axes, 'runs', *shown])} |",
-        "| --- |" + " --- |" * (len(axes) + len(shown)),
-    ]
-    for labels, members in groups(rows, axes).items():
-        cells = []
-        for name in shown:
-            values = [row[name] for row in members if row.get(name) is not None]
-            mean, half = interval(values) if values else (float("nan"), float("nan"))
-            cells.append("" if not values else f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} +- {half:.3f}")
-        failed = sum("failed" in row for row in members)
-        count = f"{len(members)}, {failed} failed" if failed else str(len(members))
-        lines.append(f"| {' | '.join([*labels, count, *cells])} |")
-    return "\n".join(lines) + "\n"
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rr_jax.sweep import Row, groups, interval
+from rr_jax.sweep_table import Row, groups, interval
 
 COLORS = ("#b4442f", "#2a6f77", "#8a6d3b", "#5b4a8a", "#4f7942", "#9aa5b1")
 Curve = tuple[Row, np.ndarray, np.ndarray]  # of which run, generations spent, scores

@@ -9,7 +9,8 @@ from scipy import stats
 
 from rr_jax import rounds
 from rr_jax.models.hub import save
-from rr_jax.sweep import interval, load_sweep, run_sweep, table
+from rr_jax.sweep import load_sweep, run_sweep
+from rr_jax.sweep_table import interval, table
 from tests import tiny
 
 

@@ -1,0 +1,46 @@
+"""The rows of a sweep, grouped, with means and intervals over seeds. Pure functions of rows."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+Row = dict[str, Any]
+
+
+def interval(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval (Student's t); NaN for a single value."""
+    found = np.asarray(list(values), float)
+    if len(found) < 2:
+        return float(found.mean()), float("nan")
+    half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
+    return float(found.mean()), float(half)
+
+
+def groups(rows: Sequence[Row], axes: Sequence[str]) -> dict[tuple[str, ...], list[Row]]:
+    """The rows of each combination of labels, in order."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[axis] for axis in axes), []).append(row)
+    return found
+
+
+def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
+    """Markdown: one line a combination, mean and 95 % interval over seeds of the numbers that differ between runs."""
+    numbers = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in (*axes, "seed", "failed")]
+    shown = [name for name in numbers if "/" not in name and len({row.get(name) for row in rows} - {None}) > 1]
+    lines = [
+        f"| {' | '.join([*axes, 'runs', *shown])} |",
+        "| --- |" + " --- |" * (len(axes) + len(shown)),
+    ]
+    for labels, members in groups(rows, axes).items():
+        cells = []
+        for name in shown:
+            values = [row[name] for row in members if row.get(name) is not None]
+            mean, half = interval(values) if values else (float("nan"), float("nan"))
+            cells.append("" if not values else f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} +- {half:.3f}")
+        failed = sum("failed" in row for row in members)
+        count = f"{len(members)}, {failed} failed" if failed else str(len(members))
+        lines.append(f"| {' | '.join([*labels, count, *cells])} |")
+    return "\n".join(lines) + "\n"
