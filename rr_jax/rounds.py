@@ -50,13 +50,14 @@ def model_source(config: RunConfig) -> str:
     return str(BASE) if config.model == "testbed" else config.model
 
 
-def load_model(config: RunConfig) -> LanguageModel:
-    """The model of a configuration.
+def load_model(config: RunConfig, progress: Progress | None = None) -> LanguageModel:
+    """The model of a configuration; `progress` as for `run`.
 
     Raises:
       ValueError: when it cannot be loaded, or has no tokenizer.
     """
-    lm = load(model_source(config), dtype=config.dtype, revision=config.revision, chat=config.chat)
+    note = None if progress is None else partial(progress, f"loading {config.model}")
+    lm = load(model_source(config), dtype=config.dtype, revision=config.revision, chat=config.chat, progress=note)
     if lm.tokenizer is None:
         raise ValueError(f"model: {config.model} has no tokenizer, which a run needs")
     return lm
@@ -80,7 +81,7 @@ def run(config: str | Path | RunConfig, *, progress: Progress | None = None, **o
         raise ValueError(f"overrides ({', '.join(overrides)}) go with a file, not with a configuration object")
     folder = Path(config.out)
     check_config(folder, config)
-    lm = load_model(config)
+    lm = load_model(config, progress)
     check_targets(config, lm)
     task = make_task(config.task, lm.tokenizer, config.seed)
     proposer, encoder = load_helpers(config, task)
