@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,6 +17,13 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_compiled_code() -> Iterator[None]:
+    """Each compiled function holds memory mappings, of which a process may have 65,530: the whole suite needs more."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
