@@ -70,8 +70,9 @@ class _Display:
             self._bars.update(self._bar, completed=done, total=of)
         if done >= of:
             seconds = time.perf_counter() - self._started.pop(what, start)
-            rate = f", {of / seconds:.1f}/s" if of > 1 and seconds > 0 else ""
-            notes.print(f"{what}: done ({seconds:.1f} s{rate})")
+            rate = f", {of / seconds:.1f}/s" if of > 1 else ""
+            if seconds >= 1:  # what took no time is no news
+                notes.print(f"{what}: done ({seconds:.1f} s{rate})")
 
 
 def _model_at(source: str, round: int | None, chat: bool | None = None) -> Any:

@@ -168,7 +168,7 @@ class AdapterConfig(Section):
 
     rank: PositiveInt = 8
     alpha: PositiveFloat = 16.0
-    targets: list[str] = ["q", "k", "v", "o", "gate", "up", "down"]
+    targets: Annotated[list[str], Field(min_length=1)] = ["q", "k", "v", "o", "gate", "up", "down"]
 
 
 class OrthogonalityConfig(Section):
@@ -201,7 +201,7 @@ class RetainConfig(Section):
 class EtaConfig(Section):
     """Strengths. The forget one is chosen on validation data: the most forgetting within the utility budget."""
 
-    forget: list[PositiveFloat] = [0.3, 0.5, 0.8, 1.2, 1.8]
+    forget: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.3, 0.5, 0.8, 1.2, 1.8]
     retain: NonNegativeFloat = 1.0
     utility_budget: Share = 0.9  # the worst utility metric keeps at least this share of the base model's
     degenerate_budget: Share = 0.1  # share of empty or repetitive outputs that may be added

@@ -168,12 +168,11 @@ def _recall_view(summary: Summary) -> dict[str, Any] | None:
     told = [entry for entry in summary["rounds"] if (entry.get("recall") or {}).get("cumulative") is not None]
     if not told:
         return None
-    later = [entry["recall"]["round"] for entry in told[1:]]
     ended = (summary.get("residual") or {}).get("round")
     return {
         "facts": told[0]["recall"]["facts"],
         "cumulative": told[-1]["recall"]["cumulative"],
-        "residual": ended if ended is not None else later[-1] if later else None,
+        "residual": ended,
         "plot": _recall(told),
     }
 

@@ -25,6 +25,7 @@ from rr_jax.models.transformer import Adapter
 from rr_jax.release.compose import merged_params
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.report import write_report
+from rr_jax.reveal.candidates import instruction_texts
 from rr_jax.reveal.recall import recall
 from rr_jax.runfolder import MetricsLog, check_config, read_run, start_folder, write_json
 from rr_jax.stages import Context, base_stage, compose_stage, measure_stage, reveal_stage, train_stage
@@ -84,6 +85,9 @@ def run(config: str | Path | RunConfig, *, progress: Progress | None = None, **o
     lm = load_model(config, progress)
     check_targets(config, lm)
     task = make_task(config.task, lm.tokenizer, config.seed)
+    instruction_texts(
+        task, config.reveal.arms
+    )  # what is wrong with a file or template is said before anything is written
     proposer, encoder = load_helpers(config, task)
     retain = task.retain_examples(config.release.retain.examples, config.seed)
     start_folder(folder, config, {"retain": text_hash([example.prompt + example.response for example in retain])})

@@ -18,7 +18,7 @@ import yaml
 from rr_jax.config import RunConfig, Section, load_config, read_yaml
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.rounds import NothingRevealed, run
-from rr_jax.runfolder import write_json, write_text
+from rr_jax.runfolder import check_config, write_json, write_text
 from rr_jax.sweep_figures import write_figures
 from rr_jax.sweep_table import Row, table
 
@@ -65,8 +65,10 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
     except pydantic.ValidationError as error:
         problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg'].lower()}" for p in error.errors()]
         raise ValueError(f"sweep {path}: {'; '.join(problems)}") from None
-    if not sweep.seeds or not all(sweep.axes.values()):
-        raise ValueError(f"sweep {path}: expected at least one seed, and at least one value on each axis")
+    if not sweep.seeds or not sweep.axes or not all(sweep.axes.values()):
+        raise ValueError(f"sweep {path}: expected at least one seed, one axis, and at least one value on each axis")
+    if len(set(sweep.seeds)) < len(sweep.seeds):
+        raise ValueError(f"sweep {path}: seeds are {sweep.seeds}, expected each once: a repeat is no new run")
     cells = []
     for values in itertools.product(*(axis.items() for axis in sweep.axes.values())):
         labels = {axis: label for axis, (label, _) in zip(sweep.axes, values, strict=True)}
@@ -96,6 +98,7 @@ def run_sweep(
             progress("runs", number, len(cells))
         row: Row = {**cell.labels, "seed": cell.seed}
         try:
+            check_config(Path(cell.config.out), cell.config)
             summary = _finished(Path(cell.config.out)) or run(cell.config)
         except (NothingRevealed, TrainingDiverged) as error:  # a result like any other, and no reason to stop the rest
             rows.append(row | {"failed": str(error)})

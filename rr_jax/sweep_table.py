@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 Row = dict[str, Any]
+ALWAYS = ("best_score", "collected_relevance", "forget_share", "worst_retention")  # shown also where runs do not differ
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
@@ -29,7 +30,11 @@ def groups(rows: Sequence[Row], axes: Sequence[str]) -> dict[tuple[str, ...], li
 def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
     """Markdown: one line a combination, mean and 95 % interval over seeds of the numbers that differ between runs."""
     numbers = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in (*axes, "seed", "failed")]
-    shown = [name for name in numbers if "/" not in name and len({row.get(name) for row in rows} - {None}) > 1]
+    shown = [
+        name
+        for name in numbers
+        if "/" not in name and (name in ALWAYS or len({row.get(name) for row in rows} - {None}) > 1)
+    ]
     lines = [
         f"| {' | '.join([*axes, 'runs', *shown])} |",
         "| --- |" + " --- |" * (len(axes) + len(shown)),

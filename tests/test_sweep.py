@@ -87,6 +87,13 @@ def test_a_sweep_leaves_rows_a_table_and_figures_and_resumes(sweep, tmp_path, mo
     assert [row for row in again if row["seed"] < 2] == rows
 
 
+def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(sweep):
+    one = {"axes": {"x": {"only": {}}}}
+    run_sweep(sweep(**one), ["seeds=[0]"])
+    with pytest.raises(ValueError, match="was made by a configuration that differs in .*release.train.steps"):
+        run_sweep(sweep(**one, overrides={"rounds": 1, "release.train.steps": 2}), ["seeds=[0]"])
+
+
 def test_a_run_that_reveals_nothing_is_a_row_and_the_rest_goes_on(sweep, tmp_path):
     few = {"one": {"reveal.collect.min_size": 2}, "many": {"reveal.collect.size": 900, "reveal.collect.min_size": 800}}
     rows = run_sweep(sweep(axes={"size": few}), ["seeds=[0]"])
@@ -122,6 +129,8 @@ def test_the_table_shows_what_differs():
         ({"sedes": [1]}, [], "sedes: extra inputs are not permitted"),
         ({"seeds": []}, [], "expected at least one seed"),
         ({"axes": {"a": {}}}, [], "at least one value on each axis"),
+        ({"axes": {}}, [], "expected at least one seed, one axis"),
+        ({"seeds": [1, 1]}, [], r"seeds are \[1, 1\], expected each once"),
         ({"base": "no.yaml"}, [], "no.yaml: cannot be read"),
         (
             {"axes": {"a": {"x": {"release.pairng": "none"}}}},

@@ -43,6 +43,16 @@ class Candidates:
         return np.stack(rows)
 
 
+def instruction_texts(task: Task, config: ArmsConfig) -> list[str]:
+    """Texts of the task, of a file and of templates, each once.
+
+    Raises:
+      ValueError: the file or a template is wrong.
+    """
+    further = pool.read_instructions(config.texts) if config.texts is not None else []
+    return list(dict.fromkeys([*task.instructions, *further, *pool.expand_templates(config.templates, config.slots)]))
+
+
 def make_candidates(
     lm: LanguageModel, task: Task, config: ArmsConfig, seed: int, round: int, proposer: LanguageModel | None = None
 ) -> Candidates:
@@ -60,9 +70,7 @@ def make_candidates(
             f"reveal.arms.proposer has {len(proposer.tokenizer)} token ids that are not the model's "
             f"{len(lm.tokenizer)}: expected a proposer with the same vocabulary"
         )
-    further = pool.read_instructions(config.texts) if config.texts is not None else []
-    texts = [*task.instructions, *further, *pool.expand_templates(config.templates, config.slots)]
-    arms = pool.build_arms(list(dict.fromkeys(texts)), list(task.stems), config.soft)
+    arms = pool.build_arms(instruction_texts(task, config), list(task.stems), config.soft)
     if not config.soft:
         return Candidates(arms, last_hidden(writer, [arm.text for arm in arms]), None)
     points = pool.sobol_points(config.soft, config.dim, derive_seed(seed, "reveal/sobol", round))

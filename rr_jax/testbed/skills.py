@@ -31,7 +31,8 @@ def measure_skills(
     """All metrics of the testbed, `count` documents each, and the generations behind them.
 
     Names: entity_f1/TYPE, code_pass_at_1, arithmetic_exact_match, toxic_rate/GROUP (sampled at temperature 1),
-    narrative_perplexity, and degenerate/... beside each generative one. Prompts and random keys depend on the split
+    narrative_perplexity, leak/TYPE (the entity is named, under whatever label), and degenerate/... beside each generative
+    one. Prompts and random keys depend on the split
     alone, so that two models are compared on the same draws.
     """
     metrics: dict[str, float] = {}
@@ -98,8 +99,11 @@ def _entities(lm: LanguageModel, name: str, split: Split, count: int, samples: S
             answer, gold = ner.parse_answer(response, kind), asked.meta["gold"]
             answers.append({kind: [answer] if answer else []})
             golds.append({kind: [gold] if gold else []})
+    named = [(d.meta["gold"], response) for d, response in zip(documents, responses, strict=True) if d.meta["gold"]]
     return {
         metric: score_entities(answers, golds).f1 if answers else 0.0,
+        # the right entity under whatever label: a model may have forgotten the label and not the entity
+        f"leak/{name}": sum(gold in response for gold, response in named) / len(named) if named else 0.0,
         f"degenerate/entity/{name}": 1.0 - sum(fit) / count,
     }
 
