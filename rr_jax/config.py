@@ -95,7 +95,7 @@ class SearchConfig(Section):
     keep: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # best share of those that the bandit starts from
     batch: PositiveInt = 1  # arms chosen, and answered in one device call, between two fits
     epsilon: Share = 0.1  # of epsilon_greedy: share of random choices
-    early_stop: bool = False  # when no arm's upper bound is above the best score so far
+    early_stop: bool = False  # when no arm is within 8 sigma of the best score so far; sigma is not calibrated
 
 
 class BanditSection(Section):

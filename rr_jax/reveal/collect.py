@@ -92,8 +92,10 @@ def collect(
                 grams = _shingles(fingerprint)
                 if fingerprint in seen:
                     reason = "duplicate"
-                elif any(_jaccard(grams, other) >= section.near_duplicate for other in shingles):
-                    reason = "near_duplicate" if section.near_duplicate < 1 else None
+                elif section.near_duplicate < 1 and any(
+                    _jaccard(grams, other) >= section.near_duplicate for other in shingles
+                ):
+                    reason = "near_duplicate"
                 if reason is None and len(found.revealed) >= section.size:
                     reason = "beyond_size"
                 if reason is None and from_arm[arm.index] >= quota:

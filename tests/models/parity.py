@@ -53,7 +53,7 @@ def largest(found: Any, expected: Any) -> float:
     return float(np.max(np.abs(np.asarray(found, np.float32) - np.asarray(expected, np.float32))))
 
 
-def logits(model: Any, lm: hub.LanguageModel, name: str = "") -> float:
+def logits(model: Any, lm: hub.LanguageModel) -> float:
     """Of one text."""
     sequence = rows()[0]
     return largest(forward(lm.params, jnp.asarray(sequence)[None], lm.config)[0], torch_logits(model, sequence))
