@@ -1,0 +1,206 @@
+"""The plots of a report as inline SVG: one function a plot, numbers in, text out.
+
+Colours are names of the page's style (`var(--forget)`), so a plot follows light, dark and print like the text beside it.
+Blue stands for what is forgotten and ochre for what is kept: neither says good or bad, and they differ to every eye.
+This module must never know of files, of the page, or of where the numbers came from.
+"""
+
+import html
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+# What matplotlib draws with, and which variable of the page's style takes its place.
+INK, QUIET, RULE, FORGET, KEEP = "#1f2933", "#8291a0", "#d5dbe1", "#2b5fa5", "#9a6412"
+VARIABLES = {INK: "--ink", QUIET: "--mark", RULE: "--rule", FORGET: "--forget", KEEP: "--keep"}
+LOSSES = {
+    "revealing_prompt": "revealing prompt, before",
+    "training_prompt_before": "training prompt, before",
+    "training_prompt_after": "training prompt, adapter added",
+    "training_prompt_subtracted": "training prompt, after this round",
+}
+SMALL = 8  # points
+FULL_COLOUR = 0.75  # opacity of the largest cell: a number on it stays readable
+CELLS_WITH_NUMBERS = 10  # layers beyond which a cell is too narrow for its number
+MARKERS = {"text": "o", "soft": "^", "written": "s"}
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The figure as inline SVG: text kept as text, no metadata (it names outside addresses), no ids on groups (they
+    would repeat from plot to plot; the ids that clips and markers refer to are hashes of what they hold)."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rr-jax"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for color, variable in VARIABLES.items():
+        text = text.replace(f": {color}", f": var({variable})")
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
+
+
+def _axes(xlabel: str, ylabel: str = "", width: float = 5.2, height: float = 3.0) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.tick_params(color=QUIET, labelcolor=INK, labelsize=SMALL)
+    axes.set_xlabel(xlabel, fontsize=SMALL, color=INK)
+    axes.set_ylabel(ylabel, fontsize=SMALL, color=INK)
+    return figure, axes
+
+
+def _legend(figure: Figure, columns: int) -> None:
+    figure.legend(
+        fontsize=7.5, frameon=False, labelcolor=INK, loc="outside upper center",
+        ncols=columns, handletextpad=0.4, columnspacing=1,
+    )  # fmt: skip
+
+
+def _label(
+    axes: Any, text: str, at: tuple[float, float], color: str = INK, offset: tuple[float, float] = (0, 7)
+) -> None:
+    axes.annotate(text, at, xytext=offset, textcoords="offset points", ha="center", fontsize=SMALL, color=color)
+
+
+def _height(axes: Any, values: Sequence[float]) -> None:
+    """From 0 to a visible height: equal values would otherwise get an axis of meaningless width."""
+    finite = [value for value in values if math.isfinite(value)]
+    high = max([0.1, *finite])
+    axes.set_ylim(min([0.0, *finite]) - 0.06 * high, 1.15 * high)
+
+
+def progress(rounds: Sequence[int], forget: Sequence[float], kept: Sequence[float], selected: int) -> str:
+    """Forget metric and worst retention round by round, both as a share of the base value; round 0 is the base."""
+    figure, axes = _axes("round (0: the base model)", "share of the base value", height=2.6)
+    axes.axvline(selected, color=RULE, linewidth=9, zorder=0)
+    axes.plot(rounds, forget, color=FORGET, marker="o", label="forget metric")
+    axes.plot(rounds, kept, color=KEEP, marker="s", linestyle="--", label="worst of what is kept")
+    axes.set_xticks(rounds)
+    _height(axes, [1.0, *forget, *kept])
+    _legend(figure, 2)
+    return _svg(figure, "forget metric and worst retention by round")
+
+
+def recall(rounds: Sequence[int], told: Sequence[float], cumulative: Sequence[float]) -> str:
+    """Share of the known facts that each round's forget set tells, and that all so far tell."""
+    figure, axes = _axes("round", "share of known facts told", height=2.6)
+    axes.bar(rounds, told, color=QUIET, width=0.45, label="this round")
+    axes.plot(rounds, cumulative, color=FORGET, marker="o", label="all rounds so far")
+    axes.set_xticks(rounds)
+    axes.set_ylim(0, 1.05)
+    _legend(figure, 2)
+    return _svg(figure, "recall by round")
+
+
+def search(points: Sequence[Mapping[str, Any]]) -> str:
+    """Score of each evaluated arm in order, and the best so far."""
+    figure, axes = _axes("evaluated arms, in order", "score")
+    best, running = 0.0, []
+    for point in points:
+        best = max(best, point["score"])
+        running.append(best)
+    axes.step([p["order"] + 1 for p in points], running, where="post", color=INK, linewidth=1, label="best so far")
+    for kind, marker in MARKERS.items():
+        for initial, color in ((True, QUIET), (False, FORGET)):
+            chosen = [p for p in points if p["kind"] == kind and (p["chosen_by"] == "initial") == initial]
+            if chosen:
+                x, y = [p["order"] + 1 for p in chosen], [p["score"] for p in chosen]
+                by = chosen[0]["chosen_by"].replace("_", " ")
+                axes.scatter(x, y, color=color, marker=marker, s=22, label=f"{kind}, {by}")
+    axes.set_ylim(-0.03, 1.03)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend(figure, 3)
+    return _svg(figure, "scores of the searched instructions")
+
+
+def trade_off(points: Sequence[Mapping[str, Any]], chosen: float | None, budget: float | None) -> str:
+    """Forget metric against worst retention for every strength of the grid, on validation data."""
+    figure, axes = _axes("worst retention of a utility metric", "forget metric")
+    axes.plot([p["utility"] for p in points], [p["forget"] for p in points], color=QUIET, linewidth=1, zorder=1)
+    labels: dict[tuple[float, float], list[str]] = {}  # strengths that do the same share one label
+    for point in points:
+        picked = point["eta_forget"] == chosen
+        color = FORGET if picked else INK if point["within_budget"] else QUIET
+        axes.scatter(point["utility"], point["forget"], color=color, s=70 if picked else 26, zorder=3 if picked else 2)
+        at = (round(point["utility"], 2), round(point["forget"], 2))
+        labels.setdefault(at, []).append(f"{point['eta_forget']:g}" + (" chosen" if picked else ""))
+    for at, names in labels.items():
+        _label(axes, ", ".join(names), at, FORGET if "chosen" in names[-1] else INK)
+    _height(axes, [p["forget"] for p in points])
+    axes.margins(x=0.15)
+    if budget is not None:
+        axes.axvline(budget, color=KEEP, linestyle=":", linewidth=1.2)
+        _label(axes, "budget", (budget, axes.get_ylim()[1]), KEEP, (0, 2))
+    return _svg(figure, "forget metric against retention for each strength")
+
+
+def loss(values: Mapping[str, float | None]) -> str:
+    """Loss of the revealed responses under the prompt that revealed them and under the training prompt."""
+    names = [name for name in LOSSES if name in values] + [name for name in values if name not in LOSSES]
+    rows = [(LOSSES.get(name, name.replace("_", " ")), values[name]) for name in names]
+    finite = [(label, value) for label, value in rows if value is not None and math.isfinite(value)]
+    figure, axes = _axes("nats a token", height=0.38 * len(finite) + 0.7)
+    places = range(len(finite))
+    axes.barh(places, [value for _, value in finite], color=FORGET, height=0.5)
+    axes.set_yticks(places, [label for label, _ in finite])
+    for place, (_, value) in zip(places, finite, strict=True):
+        axes.annotate(
+            f"{value:.3f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=SMALL, color=INK,
+        )  # fmt: skip
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    return _svg(figure, "loss of the revealed responses")
+
+
+def largest(values: Mapping[str, Sequence[float]]) -> float:
+    """The largest absolute value of a map, 0 for one without numbers."""
+    return max((abs(v) for line in values.values() for v in line if v is not None and math.isfinite(v)), default=0.0)
+
+
+def layers(values: Mapping[str, Sequence[float]], label: str) -> str:
+    """A map of one number for each module (rows) and layer (columns): the deeper the colour, the larger; ochre is below
+    zero. The scale ends at the largest absolute value, and not below 0.05, or noise would look like a finding."""
+    count = max(len(row) for row in values.values())
+    cells = [(row, column, v) for row, line in enumerate(values.values()) for column, v in enumerate(line)]
+    cells = [(row, column, value) for row, column, value in cells if value is not None and math.isfinite(value)]
+    high = max(0.05, largest(values))
+    figure, axes = _axes(f"layer (full colour: {high:.2g})", height=0.27 * len(values) + 0.7)
+    for row, column, value in cells:
+        color = to_rgba(FORGET if value >= 0 else KEEP, FULL_COLOUR * abs(value) / high)
+        axes.add_patch(
+            Rectangle((column + 0.03, row + 0.05), 0.94, 0.9, facecolor=color, edgecolor=RULE, linewidth=0.4)
+        )
+        if count <= CELLS_WITH_NUMBERS:
+            shown = f"{value:.3f}" if abs(value) >= 0.0005 else "0"
+            axes.text(column + 0.5, row + 0.53, shown, ha="center", va="center", fontsize=7, color=INK)
+    step = max(1, count // 16)
+    axes.set_yticks([row + 0.5 for row in range(len(values))], list(values))
+    axes.set_xticks([c + 0.5 for c in range(0, count, step)], [str(c + 1) for c in range(0, count, step)])
+    axes.set_xlim(0, count)
+    axes.set_ylim(len(values), 0)
+    axes.tick_params(length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    return _svg(figure, label)
+
+
+def recovery(steps: Sequence[int], curves: Mapping[str, Sequence[float]], base: float | None) -> str:
+    """The forget metric while a model is trained on true forget data again, one curve a model; dotted: the base's."""
+    figure, axes = _axes("training steps on true forget data", "forget metric", height=2.6)
+    styles = zip((FORGET, KEEP, QUIET, INK) * len(curves), ("o", "s", "^", "D") * len(curves), strict=True)
+    for (label, values), (color, marker) in zip(curves.items(), styles, strict=False):
+        axes.plot(steps, values, color=color, marker=marker, markersize=4, label=label)
+    if base is not None:
+        axes.axhline(base, color=INK, linestyle=":", linewidth=1.2, label="base model, before")
+    axes.set_xticks(steps)
+    _height(axes, [value for values in curves.values() for value in values] + ([] if base is None else [base]))
+    _legend(figure, 2)
+    return _svg(figure, "forget metric while relearning")

@@ -1,0 +1,170 @@
+"""What the page shows of the rounds: plots with a caption that a newcomer understands, the best arms, recall.
+
+Reads the entries of a summary; any part of an entry may be missing. Knows nothing of files or of the page's form.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rr_jax import report_plots as plots
+
+BEST_ARMS = 8
+BEST_SCORE = 0.001  # an arm below disclosed nothing and is none of the best
+NEGLIGIBLE = 0.005  # a map whose values are all smaller is a sentence
+MAPS = {
+    "overlap": (
+        "Overlap of forget and retain adapter",
+        "Mean |cosine| of their input directions: where it is 0, the repair does not touch what was subtracted.",
+    ),
+    "update_cosine": (
+        "Direction of the two updates",
+        "Cosine of the two weight updates. Blue: the retain adapter goes along the forget adapter; ochre: against it.",
+    ),
+    "output_ratio": (
+        "Interference: output ratio",
+        "What the forget adapter puts out on texts to keep, relative to texts to forget: the larger, the more damage.",
+    ),
+    "gradient_cosine": (
+        "Interference: gradient cosine",
+        "Cosine of the gradients on texts to forget and to keep: away from 0, changing the one changes the other.",
+    ),
+}
+NUMBERS = {
+    "retain_loss_increase": "rise of the loss on texts to keep, nats a token",
+    "per_forgetting": "the same for each nat of forgetting",
+    "gradient_cosine": "cosine of the forget and retain gradients",
+}
+
+Summary = dict[str, Any]
+Plot = tuple[str, str, str]  # title, SVG, caption
+
+
+def measured(summary: Summary) -> list[dict[str, Any]]:
+    """The rounds whose model was measured on test data."""
+    return [entry for entry in summary["rounds"] if entry.get("metrics")]
+
+
+def progress_plots(summary: Summary) -> list[Plot]:
+    """What changed from round to round; a single round is told by the page's head and needs no plot."""
+    rounds, base = measured(summary), summary["base"].get(summary["forget_metric"])
+    if len(rounds) < 2 or not base:
+        return []
+    forget = [_share(entry["metrics"].get(summary["forget_metric"]), base) for entry in rounds]
+    kept = [min((entry.get("retention") or {}).values(), default=math.nan) for entry in rounds]
+    numbers = [0, *(entry["round"] for entry in rounds)]
+    svg = plots.progress(numbers, [1.0, *forget], [1.0, *kept], summary["selected_round"])
+    caption = "Test data. Blue should fall, ochre should stay near 1. The grey band marks the selected round."
+    return [("Round by round", svg, caption)]
+
+
+def recall_plots(summary: Summary) -> list[Plot]:
+    """What each round's forget set told; one round or one fact is a number and needs no plot."""
+    told = _told(summary)
+    if len(told) < 2 or told[0]["recall"]["facts"] < 2:
+        return []
+    shares = [[entry["recall"][name] for entry in told] for name in ("round", "cumulative")]
+    caption = "A bar of a later round is what the model still disclosed after the subtraction before it."
+    return [("Recall", plots.recall([entry["round"] for entry in told], *shares), caption)]
+
+
+def _told(summary: Summary) -> list[dict[str, Any]]:
+    """Rounds that know a recall."""
+    return [entry for entry in summary["rounds"] if (entry.get("recall") or {}).get("cumulative") is not None]
+
+
+def recall_view(summary: Summary) -> dict[str, Any] | None:
+    """How much of what is known to be there was told; None for a task that knows of no facts."""
+    told = _told(summary)
+    if not told:
+        return None
+    return {
+        "facts": told[0]["recall"]["facts"],
+        "cumulative": told[-1]["recall"]["cumulative"],
+        "residual": (summary.get("residual") or {}).get("round"),
+    }
+
+
+def round_view(entry: dict[str, Any]) -> dict[str, Any]:
+    """What the template shows of one round: its plots, notes where one point makes no plot, and the best arms."""
+    shown: list[Plot] = []
+    if entry.get("search"):
+        caption = (
+            "Each mark is an instruction (text) or a soft prompt that was tried. Score 1: all answers disclose the "
+            "target, and differ. Grey: the first arms, blue: chosen by the strategy."
+        )
+        shown.append(("Search for revealing instructions", plots.search(entry["search"]), caption))
+    grid = entry.get("trade_off") or []
+    if len(grid) > 1:
+        chosen = entry.get("eta_forget") if entry.get("accepted") else None
+        caption = (
+            "Validation data; a point is a strength eta, how much of the forget adapter is subtracted. The lowest point "
+            "right of the budget is chosen; of equals the smallest eta."
+        )
+        svg = plots.trade_off(grid, chosen, entry.get("utility_budget"))
+        shown.append(("Trade-off: choosing the strength", svg, caption))
+    if any(value is not None and math.isfinite(value) for value in (entry.get("loss") or {}).values()):
+        caption = (
+            "How unlikely the model finds what it revealed. The step between the first two bars is the shift: what an "
+            "adapter can learn."
+        )
+        if "training_prompt_subtracted" in entry["loss"]:
+            caption += " The last bar is high if the answers became unlikely."
+        shown.append(("Loss on the revealed answers", plots.loss(entry["loss"]), caption))
+    interference = entry.get("interference") or {}
+    maps: dict[str, Any] = {
+        "overlap": entry.get("overlap"),
+        "update_cosine": entry.get("update_cosine"),
+        "output_ratio": interference.get("output_ratio"),
+        "gradient_cosine": interference.get("gradient_cosine"),
+    }
+    flat = []
+    for name, (title, caption) in MAPS.items():
+        if not isinstance(maps[name], dict) or not any(maps[name].values()):
+            continue
+        if (largest := plots.largest(maps[name])) < NEGLIGIBLE:
+            flat.append((title, largest))
+        else:
+            shown.append((title, plots.layers(maps[name], title), caption))
+    best: dict[int, dict[str, Any]] = {}
+    for point in sorted(entry.get("search") or [], key=lambda point: (-point["score"], point["order"])):
+        best.setdefault(point["arm"], point)  # an arm may be evaluated again: its best evaluation stands for it
+    return {
+        "number": entry["round"],
+        "revealed": entry.get("revealed", 0),
+        "left_out": entry.get("left_out") or {},
+        "accepted": entry.get("accepted"),
+        "eta": entry.get("eta_forget"),
+        "budget": entry.get("utility_budget"),
+        "only": _only_strength(grid[0], entry.get("utility_budget")) if len(grid) == 1 else None,
+        "flat": flat,
+        "interference": [
+            (NUMBERS.get(name, name.replace("_", " ")), value)
+            for name, value in interference.items()
+            if isinstance(value, int | float)
+        ],
+        "arms": [arm for arm in best.values() if arm["score"] >= BEST_SCORE][:BEST_ARMS],
+        "plots": shown,
+    }
+
+
+def _only_strength(point: Mapping[str, Any], budget: float | None) -> dict[str, Any]:
+    """A grid that ended at its first strength, and why."""
+    reason = "the grid has no other"
+    if point["within_budget"] and point["forget"] == 0:
+        reason = "the grid is climbed until a strength forgets all within the budgets, and this one did"
+    elif budget is not None and point["utility"] < budget / 2:
+        reason = "it kept less than half of the budget, and larger ones would keep less"
+    kept = point.get("retention") or {}
+    return {
+        "eta": point["eta_forget"],
+        "forget": point["forget"],
+        "utility": point["utility"],
+        "worst": min(kept, key=kept.__getitem__) if kept else "the worst utility metric",
+        "reason": reason,
+    }
+
+
+def _share(value: float | None, base: float) -> float:
+    """A value as a share of the base's; NaN, which a plot leaves out, for what was not measured."""
+    return math.nan if value is None else value / base
