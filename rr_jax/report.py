@@ -57,6 +57,11 @@ def _percent(share: float | None) -> str:
     return "\u2013" if share is None else f"{100 * share:.0f} %"
 
 
+def _lines(tree: Mapping[str, Any]) -> str:
+    """Nested values as lines to read."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=110)
+
+
 def write_report(folder: Path) -> Path:
     """Builds report.html from the files of a run folder and returns its path.
 
@@ -73,7 +78,7 @@ def write_report(folder: Path) -> Path:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "percent": _percent}
+    environment.filters |= {"number": _number, "percent": _percent, "lines": _lines}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         summary=summary,
         target=_target(summary, yaml.safe_load(config) or {}),
@@ -149,8 +154,9 @@ def _headline(summary: Summary) -> dict[str, Any] | None:
 
 
 def _claim(summary: Summary, attacks: dict[str, Any] | None) -> dict[str, Any]:
-    """Which attacks the page shows, and which were not tried, as phrases."""
-    tried = [phrase for name, phrase in ATTACKS.items() if attacks and name in attacks["tried"]]
+    """Which attacks were tried on the selected model, and which were not, as phrases."""
+    on_it = attacks["tried"] if attacks and attacks["round"] == summary["selected_round"] else []
+    tried = [phrase for name, phrase in ATTACKS.items() if name in on_it]
     return {"tried": tried, "untried": [phrase for phrase in ATTACKS.values() if phrase not in tried]}
 
 

@@ -26,46 +26,50 @@ def attacks_view(attacks: Mapping[str, Any], summary: Summary) -> dict[str, Any]
     steps = relearn.get("steps") or []
     names = {"forget": relearn.get("label") or "released model", "base": "base model, trained the same"}
     curves = {
-        names.get(name, name.replace("_", " ")): [_finite(value) for value in values]
-        for name, values in relearn.items()
-        if name != "steps" and isinstance(values, list) and len(values) == len(steps)
+        label: [_finite(value) for value in relearn[name]]
+        for name, label in names.items()
+        if steps and len(relearn.get(name) or []) == len(steps)
     }
+    degenerate = [
+        v for name, values in relearn.items() if name.startswith("degenerate") for v in values if v is not None
+    ]
     shown = [summary["forget_metric"], *summary["utility_metrics"]]
     number = attacks.get("round", summary["selected_round"])
     entry = next((e for e in measured(summary) if e["round"] == number), None)
-    whole = {"base model": summary["base"], "as released": entry["metrics"] if entry else {}}
+    base, released = {"base model": summary["base"]}, {"as released": entry["metrics"] if entry else {}}
     tables = []
     if attacks.get("quantize"):
-        rounded = {f"{bits} bits" if str(bits).isdigit() else bits: v for bits, v in attacks["quantize"].items()}
+        rounded = _by_bits(attacks["quantize"], "released")
+        before = _by_bits(attacks.get("quantize_base") or {}, "base model")
         title = "Rounded weights: does a coarser model remember?"
-        tables.append((title, _table(whole | rounded, shown)))
+        tables.append((title, _table(base | before | released | rounded, shown)))
     if attacks.get("prompts"):
         prompts = attacks["prompts"]
         by_metric = any(isinstance(values, dict) and set(shown) & set(values) for values in prompts.values())
         title = "Other prompts: was only the wording forgotten?"
-        tables.append((title, _table(whole | prompts if by_metric else prompts, shown)))
+        tables.append((title, _table(base | released | prompts if by_metric else prompts, shown)))
     return {
         "round": number,
         "tried": tried,
-        "protocol": attacks.get("protocol") or {},
+        "protocol": {name.replace("_", " "): value for name, value in (attacks.get("protocol") or {}).items()},
         "curve": plots.recovery(steps, curves, relearn.get("base_forget")) if len(steps) > 1 and curves else None,
+        "degenerate": max(degenerate, default=0.0),
         "tables": [(title, table) for title, table in tables if table["rows"]],
     }
 
 
-def _table(entries: Mapping[str, Any], only: Sequence[str] = ()) -> dict[str, Any]:
-    """Named groups of numbers as columns and rows; a group of groups gives a row for each.
+def _by_bits(metrics: Mapping[str, Any], of: str) -> dict[str, Any]:
+    return {f"{of}, {bits} bits": values for bits, values in metrics.items()}
 
-    `only` names the columns to show, if a group has any of them.
-    """
-    rows: dict[str, dict[str, float]] = {}
-    for label, values in entries.items():
-        nested = values if isinstance(values, dict) else {"value": values}
-        rows[label] = {name: value for name, value in nested.items() if _is_number(value)}
-        for inner, group in nested.items():
-            if isinstance(group, dict):
-                rows[f"{label}, {inner.replace('_', ' ')}"] = {n: v for n, v in group.items() if _is_number(v)}
-    rows = {label.replace("_", " "): row for label, row in rows.items() if row}
+
+def _table(entries: Mapping[str, Any], only: Sequence[str] = ()) -> dict[str, Any]:
+    """Named groups of numbers as columns and rows. `only` names the columns to show, if a group has any of them."""
+    rows = {
+        label.replace("_", " "): {name: value for name, value in values.items() if _is_number(value)}
+        for label, values in entries.items()
+        if isinstance(values, dict)
+    }
+    rows = {label: row for label, row in rows.items() if row}
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     columns = [name for name in only if name in columns] or columns
     return {"columns": columns, "rows": rows}

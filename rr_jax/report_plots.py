@@ -91,7 +91,7 @@ def progress(rounds: Sequence[int], forget: Sequence[float], kept: Sequence[floa
 
 def recall(rounds: Sequence[int], told: Sequence[float], cumulative: Sequence[float]) -> str:
     """Share of the known facts that each round's forget set tells, and that all so far tell."""
-    figure, axes = _axes("round", "share of known facts told", height=2.6)
+    figure, axes = _axes("round", "share of known facts told", height=2.2)
     axes.bar(rounds, told, color=QUIET, width=0.45, label="this round")
     axes.plot(rounds, cumulative, color=FORGET, marker="o", label="all rounds so far")
     axes.set_xticks(rounds)
@@ -193,10 +193,9 @@ def layers(values: Mapping[str, Sequence[float]], label: str) -> str:
 
 
 def recovery(steps: Sequence[int], curves: Mapping[str, Sequence[float]], base: float | None) -> str:
-    """The forget metric while a model is trained on true forget data again, one curve a model; dotted: the base's."""
+    """The forget metric while a model is trained on true forget data again, at most two models; dotted: the base's."""
     figure, axes = _axes("training steps on true forget data", "forget metric", height=2.6)
-    styles = zip((FORGET, KEEP, QUIET, INK) * len(curves), ("o", "s", "^", "D") * len(curves), strict=True)
-    for (label, values), (color, marker) in zip(curves.items(), styles, strict=False):
+    for (label, values), color, marker in zip(curves.items(), (FORGET, KEEP), ("o", "s"), strict=False):
         axes.plot(steps, values, color=color, marker=marker, markersize=4, label=label)
     if base is not None:
         axes.axhline(base, color=INK, linestyle=":", linewidth=1.2, label="base model, before")

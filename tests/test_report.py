@@ -313,7 +313,7 @@ def test_attacks_are_a_curve_and_tables_beside_the_base_and_the_released_model(t
     assert page.count("<svg") == 6
     assert "round &lt;1&gt;" in page
     base, released = ["base model", "0.900", "0.800"], ["as released", "0.100", "0.760"]
-    rounded = [["8 bits", "0.125", "0.700"], ["4 bits", "0.375", "0.500"]]
+    rounded = [["released, 8 bits", "0.125", "0.700"], ["released, 4 bits", "0.375", "0.500"]]
     assert rows_of(page) == [base, released, *rounded, base, released, ["few shot", "0.625", "\u2013"]]
     assert "Tried below: training on true forget data, rounded weights, other prompts." in page
     assert "reading it out of the weights" in page
@@ -325,16 +325,27 @@ def test_attacks_may_lie_in_a_file_of_their_own_and_lack_a_part(tmp_path):
     assert "Not tested: whether training on true forget data or rounded weights or other prompts" in page
     attacks = {
         "round": 1,
-        "protocol": {"seed": 3, "learning_rate": 0.001},
-        "relearn": {"steps": [0, 5], "forget": [0.1, 0.3], "base": [0.9, 0.95]},
+        "protocol": {"missing": "a <model> that never knew", "seed": 3, "relearn": {"learning_rate": 0.001}},
+        "relearn": {"steps": [0, 5], "forget": [0.1, 0.3], "base": [0.9, 0.95], "degenerate": [0.0, 0.25]},
         "prompts": {"openings": {"base": 0.875, "released": 0.0625}},
     }
     (tmp_path / "attacks.json").write_text(json.dumps(attacks))
     page = write_report(tmp_path).read_text()
     assert rows_of(page) == [["openings", "0.875", "0.062"]]
     assert "base model, trained the same" in page
-    assert "Protocol: seed 3, learning rate 0.001." in page
+    assert "Up to 25 % of the answers on the way were degenerate." in page
+    assert "Missing: a &lt;model&gt; that never knew." in page
+    assert "seed: 3\nrelearn:\n  learning_rate: 0.001\n" in page
     assert "Not tested: whether rounded weights would bring it back." in page
+    (tmp_path / "attacks.json").write_text(json.dumps(attacks | {"round": 2}))  # of a round that is not the selected
+    assert "Tried below" not in write_report(tmp_path).read_text()
+
+
+def test_rounding_of_the_base_stands_beside_that_of_the_released_model(tmp_path):
+    page = make(tmp_path, SUMMARY | {"attacks": {"quantize": {"4": {"f": 0.25}}, "quantize_base": {"4": {"f": 0.875}}}})
+    assert [row[0] for row in rows_of(page)] == ["base model", "base model, 4 bits", "as released", "released, 4 bits"]
+    assert [row[1] for row in rows_of(page)] == ["0.900", "0.875", "0.100", "0.250"]
+    assert "<h3>Relearning</h3>" not in page
 
 
 def test_a_broken_attacks_file_is_named(tmp_path):
