@@ -26,7 +26,7 @@ LOSSES = {
     "revealing_prompt": "revealing prompt, before",
     "training_prompt_before": "training prompt, before",
     "training_prompt_after": "training prompt, forget adapter trained",
-    "training_prompt_subtracted": "training prompt, forget adapter subtracted",
+    "training_prompt_subtracted": "training prompt, model of the round",
 }
 
 Summary = dict[str, Any]
@@ -141,7 +141,7 @@ def _round_view(entry: dict[str, Any]) -> dict[str, Any]:
     if entry.get("trade_off"):
         plots.append(("Trade-off on validation data", _trade_off(entry)))
     if entry.get("loss"):
-        plots.append(("Loss on the revealed responses", _loss(entry["loss"])))
+        plots.append(("Loss on the forget set", _loss(entry["loss"])))
     if entry.get("overlap"):
         label = "mean |cosine| of input directions"
         plots.append(("Overlap of forget and retain adapter", _layers(entry["overlap"], label, signed=False)))
@@ -154,6 +154,7 @@ def _round_view(entry: dict[str, Any]) -> dict[str, Any]:
     return {
         "number": entry["round"],
         "revealed": entry.get("revealed", 0),
+        "given": entry.get("given"),
         "left_out": entry.get("left_out") or {},
         "accepted": entry.get("accepted"),
         "eta": entry.get("eta_forget"),
