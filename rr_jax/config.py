@@ -191,9 +191,9 @@ class TrainConfig(Section):
 
 class RetainConfig(Section):
     """The retain adapter's place: trained with the forget one and added (joint) or only held against it (anchor);
-    trained on the subtracted weights and added (after); or both."""
+    trained on the subtracted weights and added (after); both; or none, so that nothing is repaired."""
 
-    place: Literal["joint", "anchor", "after", "joint+after"] = "after"
+    place: Literal["joint", "anchor", "after", "joint+after", "none"] = "after"
     examples: PositiveInt = 1024
     after: TrainConfig = TrainConfig(steps=50, learning_rate=2e-3)
 
@@ -207,15 +207,65 @@ class EtaConfig(Section):
     degenerate_budget: Share = 0.1  # share of empty or repetitive outputs that may be added
 
 
-class ReleaseConfig(Section):
-    """Train the forget and retain adapters, subtract the one and add the other."""
+Method = Literal[
+    "reveal_and_release", "gradient_ascent", "grad_diff", "npo", "simnpo", "task_vector", "ext_sub"
+]  # fmt: skip
 
+
+class BaselineConfig(Section):
+    """What a baseline is given and how it trains; reveal_and_release looks at none of it.
+
+    Baselines train an adapter of the sections `adapter` and `train` and take its strength from `eta.forget` by the same
+    rule: the loss of gradient_ascent, grad_diff, npo and simnpo already forgets, so their adapter is added (1.0 is the
+    method as published); task_vector subtracts an adapter trained on the forget data; of ext_sub the strength is alpha.
+    """
+
+    forget_data: Literal["true", "revealed"] = "true"  # the task's own forget data, or what a reveal stage collects
+    examples: PositiveInt = 256  # of the true data; as many as collect.size lets be revealed (SOUL: 200 to 400)
+    # sophia: clipped by squared gradients, with SOUL's constants (betas .9 and .95, rho .04, batch 5120)
+    optimizer: Literal["adamw", "sophia"] = "adamw"
+    # gamma, weight of the retain loss; gradient_ascent has none, and 0 is plain npo or simnpo. 1: the authors' of NPO
+    # with it; others: SOUL .3 (first order) and 2 (second order), SimNPO 8 (as 1 to .125 of the forget loss).
+    retain_weight: NonNegativeFloat = 1.0
+    beta: PositiveFloat | None = None  # of npo and simnpo; null: the authors', .1 and 4.5 (SimNPO on TOFU's forget10)
+    sequence: Literal["sum", "mean"] = "sum"  # npo: of a sequence's tokens; sum as its authors, mean as SOUL
+    margin: NonNegativeFloat = 0.0  # gamma of simnpo; its authors' choice after a search is 0
+
+
+class ReleaseConfig(Section):
+    """Train the forget and retain adapters, subtract the one and add the other; or run a baseline instead."""
+
+    method: Method = "reveal_and_release"
+    baseline: BaselineConfig = BaselineConfig()
     adapter: AdapterConfig = AdapterConfig()
     pairing: Literal["same", "none", "neutral", "shuffled"] = "shuffled"  # prompt that revealed text is trained under
     train: TrainConfig = TrainConfig()
     orthogonality: OrthogonalityConfig = OrthogonalityConfig()
     retain: RetainConfig = RetainConfig()
     eta: EtaConfig = EtaConfig()
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether something else than reveal and release is run."""
+        return self.method != "reveal_and_release"
+
+    @property
+    def given_true_data(self) -> bool:
+        """Whether the method is given the data to forget, and so reveals nothing."""
+        return self.is_baseline and self.baseline.forget_data == "true"
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "ReleaseConfig":
+        if self.is_baseline and self.retain.place not in ("after", "none"):
+            raise ValueError(
+                f"retain.place is {self.retain.place!r}, but method {self.method!r} trains no retain adapter beside "
+                "the forget one, expected 'none' or 'after'"
+            )
+        if self.method == "grad_diff" and self.baseline.retain_weight == 0:
+            raise ValueError(
+                "baseline.retain_weight is 0, but grad_diff needs retain data; gradient_ascent goes without"
+            )
+        return self
 
 
 class EvaluateConfig(Section):
@@ -256,6 +306,18 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     parallel: ParallelConfig = ParallelConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _one_round_of_a_baseline(self) -> "RunConfig":
+        if self.release.is_baseline and self.rounds != 1:
+            raise ValueError(
+                f"rounds is {self.rounds}, but release.method {self.release.method!r} has one: give rounds=1"
+            )
+        if self.release.given_true_data and self.until == "reveal":
+            raise ValueError(
+                f"until is 'reveal', but release.method {self.release.method!r} is given data and reveals none"
+            )
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -110,7 +110,7 @@ def round_view(entry: dict[str, Any]) -> dict[str, Any]:
         )
         if "training_prompt_subtracted" in entry["loss"]:
             caption += " The last bar is high if the answers became unlikely."
-        shown.append(("Loss on the revealed answers", plots.loss(entry["loss"]), caption))
+        shown.append(("Loss on the forget set", plots.loss(entry["loss"]), caption))
     interference = entry.get("interference") or {}
     maps: dict[str, Any] = {
         "overlap": entry.get("overlap"),
@@ -132,6 +132,7 @@ def round_view(entry: dict[str, Any]) -> dict[str, Any]:
     return {
         "number": entry["round"],
         "revealed": entry.get("revealed", 0),
+        "given": entry.get("given"),
         "left_out": entry.get("left_out") or {},
         "accepted": entry.get("accepted"),
         "eta": entry.get("eta_forget"),

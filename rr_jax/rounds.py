@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from rr_jax import baseline_stages
 from rr_jax.checkpoint import Checkpoints, Stage
 from rr_jax.config import RunConfig, load_config
 from rr_jax.data.sources import text_hash
@@ -90,7 +91,10 @@ def run(config: str | Path | RunConfig, *, progress: Progress | None = None, **o
     )  # what is wrong with a file or template is said before anything is written
     proposer, encoder = load_helpers(config, task)
     retain = task.retain_examples(config.release.retain.examples, config.seed)
-    start_folder(folder, config, {"retain": text_hash([example.prompt + example.response for example in retain])})
+    data = {"retain": retain}
+    if config.release.given_true_data:
+        data["forget"] = baseline_stages.true_examples(config, task)
+    start_folder(folder, config, {name: text_hash([e.prompt + e.response for e in data[name]]) for name in data})
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         saved = set(checkpoints.saved())
@@ -131,10 +135,15 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         return result
 
     studied = config.until == "reveal"
+    reveals = not config.release.given_true_data
+    ours = train_stage, compose_stage, measure_stage
+    train, compose, measure = baseline_stages.STAGES if config.release.is_baseline else ours
     base = {"test": {}, "validation": {}} if studied else stage(0, "base", partial(base_stage, context)).meta
     summary: dict[str, Any] = {
         "task": task.name,
         "seed": config.seed,
+        "method": config.release.method,
+        "forget_data": "revealed" if reveals else "true",
         "forget_metric": task.forget_metric,
         "utility_metrics": task.utility_metrics,
         "selection_rule": "lowest forget metric on validation data within the utility and degenerate budgets",
@@ -154,7 +163,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         current = deltas
         entry: dict[str, Any] = {"round": round, "search": []}
         anew = {"every_round": True, "first_round": round == 1, "until_gain": gained >= config.reveal.min_gain}
-        if round == 1 or anew[config.reveal.when]:
+        if reveals and (round == 1 or anew[config.reveal.when]):
             found = stage(round, "reveal", partial(reveal_stage, context, round, current), keep=keep_text).meta
             revealed = [Revealed(**item) for item in found["revealed"]]
             now = frozenset(found["told"])
@@ -171,7 +180,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             summary["rounds"].append(entry | {"accepted": None, "metrics": None})
             continue
         least = config.reveal.collect.min_size
-        if len(revealed) < least:
+        if reveals and len(revealed) < least:
             left_out = ", ".join(f"{count} {reason}" for reason, count in entry.get("left_out", {}).items())
             if round == 1:
                 raise NothingRevealed(
@@ -183,11 +192,11 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             summary["residual"] = entry.get("recall")
             stop = ("nothing_revealed", f"round {round} revealed {len(revealed)} examples, fewer than {least}")
             break
-        trained = stage(round, "train", partial(train_stage, context, round, current, revealed))
+        trained = stage(round, "train", partial(train, context, round, current, revealed))
         composed = stage(
             round,
             "compose",
-            partial(compose_stage, context, round, current, trained, base["validation"]),
+            partial(compose, context, round, current, trained, base["validation"]),
         )
         entry |= {
             "eta_forget": composed.meta["eta_forget"],
@@ -197,6 +206,8 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             "trade_off": composed.meta["trade_off"],
             "validation": composed.meta["validation"],
         }
+        if not reveals:
+            entry["given"] = trained.meta["given"]
         # of the forget adapter with the retain adapter that repaired it, or else with the one trained beside it
         both = trained.meta | composed.meta
         entry |= {name: both[name] for name in ("overlap", "update_cosine") if name in both}
@@ -209,7 +220,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         measured = stage(
             round,
             "measure",
-            partial(measure_stage, context, round, deltas, revealed, base["test"]),
+            partial(measure, context, round, deltas, revealed, base["test"]),
         )
         entry |= {
             "metrics": measured.meta["metrics"],

@@ -5,7 +5,7 @@ files (revealed texts, samples) are written whole, so running a stage twice leav
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from rr_jax.checkpoint import Stage
 from rr_jax.config import RunConfig, TrainConfig
-from rr_jax.data.packing import Packed, pack_examples
+from rr_jax.data.packing import Example, Packed, pack_examples
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.lora.orthogonality import overlap_by_layer, update_cosine_by_layer
@@ -130,12 +130,14 @@ def _without_text(line: dict[str, Any], keep: str) -> dict[str, Any]:
     return line | {"text": sha256(line["text"])}
 
 
-def _pack(context: Context, examples: Any, section: TrainConfig) -> Packed:
+def pack(context: Context, examples: Sequence[Example], section: TrainConfig) -> Packed:
+    """Examples as rows of a training."""
     base = context.base
     return pack_examples(base.tokenizer, examples, min(section.seq_len, base.config.max_positions), base.chat)
 
 
-def _new_adapter(context: Context, name: str, round: int) -> Adapter:
+def new_adapter(context: Context, name: str, round: int) -> Adapter:
+    """The start of the adapter called `name` in a round."""
     section = context.config.release.adapter
     key = stream(context.config.seed, f"release/{name}", round)
     return init_adapter(key, context.base.config, section.rank, section.targets)
@@ -144,13 +146,13 @@ def _new_adapter(context: Context, name: str, round: int) -> Adapter:
 def forget_rows(context: Context, round: int, revealed: list[Revealed], pairing: str) -> Packed:
     """The forget set under the prompts of a pairing. Its only source is what the model revealed."""
     seed = derive_seed(context.config.seed, "release/pairing", round)
-    return _pack(context, training_examples(context.task, revealed, pairing, seed), context.config.release.train)
+    return pack(context, training_examples(context.task, revealed, pairing, seed), context.config.release.train)
 
 
 def retain_rows(context: Context, round: int, section: TrainConfig) -> Packed:
     """Retain data of a round."""
     seed = derive_seed(context.config.seed, "release/retain", round)
-    return _pack(context, context.task.retain_examples(context.config.release.retain.examples, seed), section)
+    return pack(context, context.task.retain_examples(context.config.release.retain.examples, seed), section)
 
 
 def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed]) -> Stage:
@@ -158,11 +160,11 @@ def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: 
     release = context.config.release
     params = context.model(deltas).params
     forget = forget_rows(context, round, revealed, release.pairing)
-    together = release.retain.place != "after"
-    adapters = {"forget": _new_adapter(context, "forget", round)}
+    together = release.retain.place not in ("after", "none")
+    adapters = {"forget": new_adapter(context, "forget", round)}
     data = {"forget": forget}
     if together:
-        adapters["retain"] = _new_adapter(context, "retain", round)
+        adapters["retain"] = new_adapter(context, "retain", round)
         data["retain"] = retain_rows(context, round, release.train)
 
     def log(step: int, values: dict[str, float]) -> None:
@@ -193,37 +195,54 @@ def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: 
     context.log(round, "train", release.train.steps, {f"loss/{name}": value for name, value in loss.items()})
     meta: dict[str, Any] = {"loss": loss}
     if together:
-        meta |= _overlap(trained["forget"], trained["retain"])
+        meta |= overlaps(trained["forget"], trained["retain"])
     return Stage(dict(trained), meta)
 
 
 def compose_stage(
     context: Context, round: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, float]
 ) -> Stage:
-    """Goes up the grid of strengths on validation data and chooses one; heals after each subtraction if asked to.
+    """The forget adapter subtracted with a strength chosen on validation data; heals after each subtraction if asked
+    to."""
+    eta, place = context.config.release.eta, context.config.release.retain.place
+    forget = trained.arrays["forget"]
+    joint = [(trained.arrays["retain"], eta.retain)] if place in ("joint", "joint+after") else []
+
+    def build(strength: float) -> tuple[Adapter, dict[str, Any]]:
+        composed = compose(deltas, forget, strength, context.scale, joint)
+        if place not in ("after", "joint+after"):
+            return composed, {}
+        healed = heal(context, round, composed, forget)
+        both = [*joint, (healed, eta.retain)]
+        return compose(deltas, forget, strength, context.scale, both), overlaps(forget, healed)
+
+    return choose_strength(context, round, deltas, base_metrics, build)
+
+
+def choose_strength(
+    context: Context,
+    round: int,
+    deltas: Adapter | None,
+    base_metrics: dict[str, float],
+    build: Callable[[float], tuple[Adapter, dict[str, Any]]],
+) -> Stage:
+    """Goes up the grid of strengths on validation data and chooses one; `build` makes the deltas of a strength, and
+    what is to be said of them.
 
     The grid is left early where that cannot change the choice: when the forget metric is 0 within the budgets (nothing
     larger forgets more, and of equals the smallest wins), and when the utility is below half of its budget.
     """
-    release, task = context.config.release, context.task
-    eta, place = release.eta, release.retain.place
-    forget = trained.arrays["forget"]
-    joint = [(trained.arrays["retain"], eta.retain)] if place in ("joint", "joint+after") else []
+    eta, task = context.config.release.eta, context.task
     points: list[Point] = []
     outcomes: dict[float, tuple[Adapter, dict[str, float], dict[str, Any]]] = {}
     for number, strength in enumerate(sorted(eta.forget)):
-        composed = compose(deltas, forget, strength, context.scale, joint)
-        overlap: dict[str, Any] = {}
-        if place in ("after", "joint+after"):
-            healed = _heal(context, round, composed, forget)
-            composed = compose(deltas, forget, strength, context.scale, [*joint, (healed, eta.retain)])
-            overlap = _overlap(forget, healed)
+        composed, said = build(strength)
         metrics, _ = measure(context, composed, "valid", f"round {round}, eta {strength:g}")
         kept = retention(task, metrics, base_metrics)
         added = metrics[task.degenerate_metric] - base_metrics[task.degenerate_metric]
         point = Point(strength, metrics[task.forget_metric], min(kept.values()), added, kept)
         points.append(point)
-        outcomes[strength] = (composed, metrics, overlap)
+        outcomes[strength] = (composed, metrics, said)
         values = {"eta_forget": strength, "forget": point.forget, "utility": point.utility, "degenerate": added}
         context.log(round, "compose", number + 1, values)
         within = point.within(eta.utility_budget, eta.degenerate_budget)
@@ -241,11 +260,11 @@ def compose_stage(
     }
     if chosen is None:
         return Stage({} if deltas is None else {"deltas": deltas}, meta)
-    result, _, overlap = outcomes[chosen.eta_forget]
-    return Stage({"deltas": result}, meta | overlap)
+    result, _, said = outcomes[chosen.eta_forget]
+    return Stage({"deltas": result}, meta | said)
 
 
-def _overlap(forget: Adapter, retain: Adapter) -> dict[str, Any]:
+def overlaps(forget: Adapter, retain: Adapter) -> dict[str, Any]:
     """How far two adapters work in the same directions, {measure: {module: [L]}}."""
     measures = {"overlap": overlap_by_layer(forget, retain), "update_cosine": update_cosine_by_layer(forget, retain)}
     return {
@@ -254,13 +273,13 @@ def _overlap(forget: Adapter, retain: Adapter) -> dict[str, Any]:
     }
 
 
-def _heal(context: Context, round: int, composed: Adapter, forget: Adapter) -> Adapter:
+def heal(context: Context, round: int, composed: Adapter, forget: Adapter) -> Adapter:
     """A retain adapter trained on the subtracted weights and held apart from the forget adapter, so that it repairs
     what was damaged without going back along what was subtracted."""
     release = context.config.release
     section = release.retain.after
     trained = train(
-        {"after": _new_adapter(context, "after", round)},
+        {"after": new_adapter(context, "after", round)},
         context.model(composed).params,
         {"after": retain_rows(context, round, section)},
         context.base.config,
@@ -280,9 +299,16 @@ def measure_stage(
     context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed], base_metrics: dict[str, float]
 ) -> Stage:
     """The model of the round on test data."""
+    rows = forget_rows(context, round, revealed, context.config.release.pairing)
+    return measure_on(context, round, deltas, rows, base_metrics)
+
+
+def measure_on(
+    context: Context, round: int, deltas: Adapter | None, rows: Packed, base_metrics: dict[str, float]
+) -> Stage:
+    """The model of the round on test data, and its loss on the rows that the forget adapter was trained on."""
     metrics, samples = measure(context, deltas, "test", f"round {round}")
     write_lines(context.folder / "samples" / f"round_{round:02d}.jsonl", samples)
-    rows = forget_rows(context, round, revealed, context.config.release.pairing)
     loss = mean_nll(context.model(deltas).params, rows, context.base.config)
     context.log(round, "measure", 0, metrics)
     return Stage(

@@ -103,7 +103,7 @@ def run_sweep(
         except (NothingRevealed, TrainingDiverged) as error:  # a result like any other, and no reason to stop the rest
             rows.append(row | {"failed": str(error)})
             continue
-        rows.append(row | metrics_of(summary))
+        rows.append(row | metrics_of(summary) | {"seconds": _seconds(Path(cell.config.out))})
         curves.append((row, *search_curve(summary)))
     if progress is not None:
         progress("runs", len(cells), len(cells))
@@ -115,7 +115,11 @@ def run_sweep(
 
 
 def metrics_of(summary: dict[str, Any]) -> Row:
-    """Every number of a run: of its first search, of its recall, and of the selected round beside the base model's."""
+    """Every number of a run: of its first search, of its recall, and of the selected round beside the base model's.
+
+    A run in which no round was accepted ends with the base model, which has forgotten nothing and kept all: it counts
+    as such, lest a mean over seeds leave out those that failed.
+    """
     row: Row = {}
     first = summary["rounds"][0]
     if first["search"]:
@@ -129,19 +133,32 @@ def metrics_of(summary: dict[str, Any]) -> Row:
             "recall": first["recall"]["cumulative"],
         }
     row |= {f"base/{name}": value for name, value in summary["base"].items()}
-    selected = next((entry for entry in summary["rounds"] if entry["round"] == summary["selected_round"]), None)
+    unchanged = {"round": 0, "metrics": summary["base"], "retention": {"": 1.0}, "eta_forget": 0.0}
+    selected = next(
+        (entry for entry in summary["rounds"] if entry["round"] == summary["selected_round"]),
+        unchanged if summary["status"] == "complete" else None,
+    )
     if selected is not None and selected.get("metrics"):
-        name = summary["forget_metric"]
+        name, metrics = summary["forget_metric"], selected["metrics"]
         before = summary["base"][name]
         row |= {
+            "forget_data": summary.get("forget_data") == "true",
             "rounds": summary["selected_round"],
             "eta_forget": selected["eta_forget"],
-            "forget": selected["metrics"][name],
-            "forget_share": selected["metrics"][name] / before if before else 0.0,
+            "forget": metrics[name],
+            "forget_share": metrics[name] / before if before else 0.0,
             "worst_retention": min(selected["retention"].values()),
         }
-        row |= {f"test/{metric}": value for metric, value in selected["metrics"].items()}
+        perplexities = [value for metric, value in metrics.items() if metric.endswith("perplexity")]
+        row |= {"perplexity": perplexities[0]} if perplexities else {}
+        row |= {f"test/{metric}": value for metric, value in metrics.items()}
     return row
+
+
+def _seconds(folder: Path) -> float:
+    """Time of a run's stages but the base model's measurement, as its manifest has it."""
+    spent: dict[str, float] = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("seconds", {})
+    return sum(value for stage, value in spent.items() if not stage.endswith(", base"))
 
 
 def search_curve(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

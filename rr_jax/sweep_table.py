@@ -43,9 +43,18 @@ def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
         cells = []
         for name in shown:
             values = [row[name] for row in members if row.get(name) is not None]
-            mean, half = interval(values) if values else (float("nan"), float("nan"))
-            cells.append("" if not values else f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} +- {half:.3f}")
+            cells.append(_cell(values))
         failed = sum("failed" in row for row in members)
         count = f"{len(members)}, {failed} failed" if failed else str(len(members))
         lines.append(f"| {' | '.join([*labels, count, *cells])} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(values: Sequence[Any]) -> str:
+    """What a cell says of a number, or of a truth that the rows of a combination share."""
+    if not values:
+        return ""
+    if all(isinstance(value, bool) for value in values):
+        return "/".join("yes" if value else "no" for value in dict.fromkeys(values))
+    mean, half = interval(values)
+    return f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} +- {half:.3f}"

@@ -1,6 +1,8 @@
 """A sweep runs every combination once, resumes, and states means with intervals."""
 
 import json
+import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import yaml
 from scipy import stats
 
 from rr_jax import rounds
+from rr_jax.config import Method
 from rr_jax.models.hub import save
-from rr_jax.sweep import load_sweep, run_sweep
+from rr_jax.sweep import load_sweep, metrics_of, run_sweep
 from rr_jax.sweep_table import interval, table
 from tests import tiny
 
@@ -85,6 +88,7 @@ def test_a_sweep_leaves_rows_a_table_and_figures_and_resumes(sweep, tmp_path, mo
     again = run_sweep(path, ["seeds=[0, 1, 2]"])
     assert len(ran) == 4 and all(out.endswith("seed2") for out in ran)
     assert [row for row in again if row["seed"] < 2] == rows
+    assert all(row["seconds"] > 0 for row in again)
 
 
 def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(sweep):
@@ -121,6 +125,34 @@ def test_the_table_shows_what_differs():
         f"| one | 2 | 2.000 +- {stats.t.ppf(0.975, 1):.3f} |",
         "| two | 1 | 5.000 |",
     ]
+
+
+def test_the_table_of_baselines_compares_like_with_like():
+    _, cells = load_sweep(Path(__file__).parents[1] / "configs" / "baselines.yaml")
+    methods = {cell.config.release.method for cell in cells}
+    assert methods == set(typing.get_args(Method))
+    assert {cell.config.release.baseline.optimizer for cell in cells} == {"adamw", "sophia"}
+    for cell in cells:
+        release = cell.config.release
+        assert release.train.steps == 50 and release.baseline.examples == cell.config.reveal.collect.size
+        assert cell.config.rounds > 1 or release.is_baseline or cell.labels["method"] == "ours, one round"
+        if release.is_baseline:
+            assert 1.0 in release.eta.forget and release.retain.place == "none"
+
+
+def test_the_table_says_whether_the_forget_data_was_used():
+    rows = [{"a": "ours", "seed": 0, "forget_data": False}, {"a": "theirs", "seed": 0, "forget_data": True}]
+    assert table(rows, ["a"]).splitlines()[2:] == ["| ours | 1 | no |", "| theirs | 1 | yes |"]
+
+
+def test_a_run_that_was_not_accepted_counts_as_the_base_model():
+    summary = {
+        "status": "complete", "forget_metric": "f", "forget_data": "true", "base": {"f": 0.8, "x_perplexity": 2.0},
+        "rounds": [{"round": 1, "search": [], "accepted": False, "metrics": None}], "selected_round": 0,
+    }  # fmt: skip
+    row = metrics_of(summary)
+    assert (row["forget_share"], row["worst_retention"], row["perplexity"], row["rounds"]) == (1.0, 1.0, 2.0, 0)
+    assert "forget_share" not in metrics_of(summary | {"base": {}})  # only revealed: nothing was measured
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ Returned as (sum, weight) so that devices, accumulation steps and evaluation bat
 caller's division.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -40,6 +42,23 @@ def row_nll(
     """As `token_nll`, for each row apart: two arrays [B]. `soft_prompt` as in `forward`; soft tokens must not count."""
     nll, weights = _weighted_nll(params, batch, config, adapters, soft_prompt)
     return jnp.sum(nll, axis=1), jnp.sum(weights, axis=1)
+
+
+def segment_nll(
+    params: Params, batch: Batch, config: ModelConfig, *, adapters: Adapter | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """As `token_nll`, for each packed segment apart: two arrays [B, S + 1], where entry k is that of segment k.
+
+    Numbers that no segment of a row has hold zeros, as does entry 0, the padding.
+    """
+    nll, weights = _weighted_nll(params, batch, config, adapters, None)
+    segments = batch["segment_ids"]
+
+    def sums(values: jax.Array) -> jax.Array:
+        by_row = partial(jax.ops.segment_sum, num_segments=segments.shape[1] + 1)
+        return jax.vmap(by_row)(values, segments[:, 1:])
+
+    return sums(nll), sums(weights)
 
 
 def _weighted_nll(

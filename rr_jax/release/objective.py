@@ -49,13 +49,16 @@ class Frozen:
     penalty_weight: jax.Array
 
 
-def make_optimizer(steps: int, learning_rate: float, weight_decay: float, clip: float) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; linear warm-up over a tenth of the steps, cosine to a tenth."""
+def make_schedule(steps: int, learning_rate: float) -> optax.Schedule:
+    """Linear warm-up over a tenth of the steps, cosine to a tenth of the peak."""
     warmup = max(1, steps // 10)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, warmup, max(steps, warmup + 1), learning_rate / 10
-    )
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1), learning_rate / 10)
+
+
+def make_optimizer(steps: int, learning_rate: float, weight_decay: float, clip: float) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm, with the learning rate of `make_schedule`."""
+    adamw = optax.adamw(make_schedule(steps, learning_rate), weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(clip), adamw)
 
 
 def init_state(adapters: Adapter, optimizer: optax.GradientTransformation) -> TrainState:

@@ -8,10 +8,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rr_jax.config import TrainConfig
 from rr_jax.data.batches import take_batch
@@ -20,7 +22,8 @@ from rr_jax.lora.adapter import stack_adapters, unstack_adapter
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.transformer import Adapter, Params
 from rr_jax.parallel.wrap import Run, choose_driver, limit_in_flight, replicate
-from rr_jax.release.objective import Frozen, init_state, make_optimizer, make_step
+from rr_jax.release.baselines import Given, make_baseline_optimizer, make_baseline_step
+from rr_jax.release.objective import Frozen, TrainState, init_state, make_optimizer, make_step
 
 Log = Callable[[int, dict[str, float]], None]
 
@@ -67,26 +70,8 @@ def train(
     run = _compiled(config, section, scale, penalty, strategy, mode)
     state = init_state(stack_adapters([adapters[name] for name in names]), optimizer)
     frozen = Frozen(params, anchor, jnp.asarray(penalty_weight, jnp.float32))
-    if jax.local_device_count() > 1 and mode != "jit":
-        frozen = replicate(frozen)
-    pending: deque[object] = deque()
-    unread: list[tuple[int, dict[str, jax.Array]]] = []
-    for index in range(section.steps):
-        rows = [take_batch(data[name], seed, index, section.batch_size) for name in names]
-        batch = {key: np.stack([row[key] for row in rows], axis=1) for key in rows[0]}
-        state, metrics = run(state, frozen, batch)
-        limit_in_flight(metrics, pending)
-        unread.append((index + 1, metrics))
-        # reading waits for the device, so accelerators are read in tens
-        if jax.default_backend() == "cpu" or len(unread) == 10 or index + 1 == section.steps:
-            _read(unread, names, log)
-            unread = []
-    return dict(zip(names, unstack_adapter(jax.device_get(state.adapters)), strict=True))
 
-
-def _read(unread: Sequence[tuple[int, dict[str, jax.Array]]], names: Sequence[str], log: Log | None) -> None:
-    for step, metrics in unread:
-        values = jax.device_get(metrics)
+    def read(step: int, values: dict[str, np.ndarray]) -> None:
         line = {"orthogonality": float(values["penalty"])}
         for j, name in enumerate(names):
             line[f"nll/{name}"] = float(values["nll"][j])
@@ -96,9 +81,104 @@ def _read(unread: Sequence[tuple[int, dict[str, jax.Array]]], names: Sequence[st
         if log is not None:
             log(step, line)
 
+    state = drive(run, state, frozen, [data[name] for name in names], section, mode=mode, seed=seed, read=read)
+    return dict(zip(names, unstack_adapter(jax.device_get(state.adapters)), strict=True))
+
+
+def train_baseline(
+    adapter: Adapter,
+    params: Params,
+    forget: Packed,
+    retain: Packed | None,
+    config: ModelConfig,
+    section: TrainConfig,
+    *,
+    scale: float,
+    method: str,
+    optimizer: str,
+    sequence: str,
+    retain_weight: float,
+    beta: float,
+    margin: float,
+    mode: str = "auto",
+    seed: int = 0,
+    log: Log | None = None,
+) -> Adapter:
+    """Trains one adapter by a loss that forgets; see `baselines.make_baseline_step` for what is not said here.
+
+    Args:
+      adapter, params, forget, retain: the start, the weights under it, and the rows; no retain rows, no retain loss.
+      section: steps, batch (of forget rows and of retain rows alike), learning rate and so on.
+      optimizer: "adamw" or "sophia".
+      mode, seed, log: as for `train`; a line has the step's metrics under their names.
+
+    Raises:
+      TrainingDiverged: when the loss or the gradient is not finite; names the step.
+    """
+    run = _compiled_baseline(config, section, scale, method, optimizer, sequence, mode)
+    numbers = (jnp.asarray(number, jnp.float32) for number in (retain_weight, beta, margin))
+    chosen = _baseline_optimizer(optimizer, section)
+    state = TrainState(jax.tree.map(jnp.array, adapter), chosen.init(adapter), jnp.zeros((), jnp.int32))
+
+    def read(step: int, values: dict[str, np.ndarray]) -> None:
+        line = {name: float(value) for name, value in values.items()}
+        if not all(math.isfinite(line[name]) for name in ("loss", "gradient_norm")):
+            raise TrainingDiverged(f"the loss of {method} is {line['loss']} at step {step}")
+        if log is not None:
+            log(step, line)
+
+    data = [forget] if retain is None else [forget, retain]
+    state = drive(run, state, Given(params, *numbers), data, section, mode=mode, seed=seed, read=read)
+    trained: Adapter = jax.device_get(state.adapters)
+    return trained
+
+
+def drive(
+    run: Run,
+    state: TrainState,
+    frozen: Any,
+    data: Sequence[Packed],
+    section: TrainConfig,
+    *,
+    mode: str,
+    seed: int,
+    read: Callable[[int, dict[str, np.ndarray]], None],
+) -> TrainState:
+    """All steps of a training: stacks the batches of J sets of rows [B, J, S], keeps few steps in flight, and hands the
+    metrics of each step (from 1), in order, to `read`, whose error ends the training."""
+    if jax.local_device_count() > 1 and mode != "jit":
+        frozen = replicate(frozen)
+    pending: deque[object] = deque()
+    unread: list[tuple[int, dict[str, jax.Array]]] = []
+    for index in range(section.steps):
+        rows = [take_batch(packed, seed, index, section.batch_size) for packed in data]
+        batch = {key: np.stack([row[key] for row in rows], axis=1) for key in rows[0]}
+        state, metrics = run(state, frozen, batch)
+        limit_in_flight(metrics, pending)
+        unread.append((index + 1, metrics))
+        # reading waits for the device, so accelerators are read in tens
+        if jax.default_backend() == "cpu" or len(unread) == 10 or index + 1 == section.steps:
+            for step, values in unread:
+                read(step, jax.device_get(values))
+            unread = []
+    return state
+
 
 @lru_cache(maxsize=32)
 def _compiled(config: ModelConfig, section: TrainConfig, scale: float, penalty: str, strategy: str, mode: str) -> Run:
     optimizer = make_optimizer(section.steps, section.learning_rate, section.weight_decay, section.clip)
     step = make_step(config, optimizer, scale=scale, penalty=penalty, strategy=strategy)
     return choose_driver(mode, section.batch_size)(step)
+
+
+@lru_cache(maxsize=32)
+def _compiled_baseline(
+    config: ModelConfig, section: TrainConfig, scale: float, method: str, optimizer: str, sequence: str, mode: str
+) -> Run:
+    chosen = _baseline_optimizer(optimizer, section)
+    step = make_baseline_step(config, chosen, scale=scale, method=method, sequence=sequence)
+    return choose_driver(mode, section.batch_size)(step)
+
+
+def _baseline_optimizer(name: str, section: TrainConfig) -> optax.GradientTransformation:
+    return make_baseline_optimizer(name, section.steps, section.learning_rate, section.weight_decay, section.clip)

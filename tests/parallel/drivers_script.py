@@ -20,7 +20,7 @@ from rr_jax.models.loss import token_nll
 from rr_jax.models.spec import init_params
 from rr_jax.parallel import collectives
 from rr_jax.parallel.wrap import DRIVERS, as_pmap, as_shard_map, choose_driver, limit_in_flight, replicate
-from rr_jax.release import objective
+from rr_jax.release import baselines, objective
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 STEPS, BATCH, IN, OUT = 3, 8, 5, 3
@@ -182,9 +182,48 @@ def release_cases(report):
             report[f"{name}, release step, {penalty}"] = {"jit": distance(ends[name], ends["jit"])}
 
 
+def baseline_cases(report):
+    """The step of a baseline: sequences unevenly many on the devices, and on one of them none."""
+    config = ModelConfig(
+        family="llama", vocab_size=11, embed_dim=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
+        ffn_dim=12, norm_eps=1e-5, rope_theta=100.0,
+    )  # fmt: skip
+    base = jax.tree.map(lambda w: 5 * w if w.ndim > 2 else w, init_params(jax.random.key(0), config))
+    adapter = init_adapter(jax.random.key(1), config, 2, ("q", "v", "down"))
+    rng = np.random.default_rng(4)
+    shape = (8, 2, 6)
+    segments = np.where(np.arange(8)[:, None, None] % 3, [1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 3, 3])
+    batches = [
+        {
+            "tokens": rng.integers(0, 11, shape).astype(np.int32),
+            "segment_ids": np.broadcast_to(segments, shape).astype(np.int32),
+            "weights": (rng.uniform(size=shape) * (np.arange(8)[:, None, None] > 1)).astype(np.float32),
+        }
+        for _ in range(3)
+    ]
+    frozen = baselines.Given(base, *map(jnp.float32, (0.7, 0.5, 0.2)))
+    optimizers = {"sgd": optax.sgd(0.3), "sophia": baselines.make_baseline_optimizer("sophia", 3, 0.05, 0.1, 1.0)}
+    for method, kind in (("grad_diff", "sophia"), ("npo", "sgd"), ("simnpo", "sgd")):
+        optimizer = optimizers[kind]
+        step = baselines.make_baseline_step(config, optimizer, scale=2.0, method=method)
+        ends = {}
+        for name, driver in DRIVERS.items():
+            start = jax.tree.map(jnp.array, adapter)
+            run, state = driver(step), objective.TrainState(start, optimizer.init(start), jnp.zeros((), jnp.int32))
+            values = []
+            for batch in batches:
+                state, metrics = run(state, frozen, batch)
+                limit_in_flight((state, metrics))
+                values.append(jax.device_get(metrics))
+            ends[name] = (jax.device_get(state.adapters), values)
+        for name in ("pmap", "shard_map"):
+            report[f"{name}, baseline step, {method}"] = {"jit": distance(ends[name], ends["jit"])}
+
+
 if __name__ == "__main__":
     report: dict = {"devices": jax.local_device_count(), "cases": {}}
     linear_cases(report["cases"])
     adapter_cases(report["cases"])
     release_cases(report["cases"])
+    baseline_cases(report["cases"])
     print(json.dumps(report))

@@ -1,0 +1,135 @@
+"""The stages of a baseline's round, in the place of `stages.train_stage`, `compose_stage` and `measure_stage`.
+
+Same adapters, same grid of strengths, same rule that chooses one and same measurement as ours, so that the numbers may
+stand side by side. This is where the true forget data comes in, and the only place of a run where it does: what
+`stages` trains knows nothing of it.
+"""
+
+from typing import Any
+
+from rr_jax.checkpoint import Stage
+from rr_jax.config import RunConfig
+from rr_jax.data.packing import Example, Packed
+from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.lora.adapter import scale_adapter
+from rr_jax.lora.algebra import add
+from rr_jax.models.transformer import Adapter
+from rr_jax.random import derive_seed
+from rr_jax.release.baselines import BETA, LOSSES, uses_retain, with_strength
+from rr_jax.release.trainer import train, train_baseline
+from rr_jax.stages import (
+    Context,
+    choose_strength,
+    forget_rows,
+    heal,
+    measure_on,
+    new_adapter,
+    overlaps,
+    pack,
+    retain_rows,
+)
+from rr_jax.tasks.base import Revealed, Task
+from rr_jax.tasks.true_data import forget_examples
+
+
+def true_examples(config: RunConfig, task: Task) -> list[Example]:
+    """The true forget data of a run.
+
+    Raises:
+      ValueError: the task has none.
+    """
+    try:
+        return forget_examples(config.task, task, config.release.baseline.examples, config.seed)
+    except ValueError as error:
+        raise ValueError(f"release.method {config.release.method!r} needs the data to forget: {error}") from error
+
+
+def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed]) -> Stage:
+    """The adapter that the baseline's loss trains, or of ext_sub both experts."""
+    release, model_config = context.config.release, context.base.config
+    section, mode = release.baseline, context.config.parallel.mode
+    params = context.model(deltas).params
+    forget = _rows(context, round, revealed)
+    adapter = new_adapter(context, "forget", round)
+    seed = derive_seed(context.config.seed, "release/batches", round)
+
+    def log(step: int, values: dict[str, float]) -> None:
+        context.log(round, "train", step, values)
+        context.progress(f"round {round}: training {release.method}", step, release.train.steps)
+
+    loss = {"training_prompt_before": mean_nll(params, forget, model_config)}
+    if release.method in LOSSES:
+        weight = section.retain_weight
+        retained = uses_retain(release.method, weight)
+        trained = {
+            "forget": train_baseline(
+                adapter,
+                params,
+                forget,
+                retain_rows(context, round, release.train) if retained else None,
+                model_config,
+                release.train,
+                scale=context.scale,
+                method=release.method,
+                optimizer=section.optimizer,
+                sequence=section.sequence,
+                retain_weight=weight,
+                beta=section.beta or BETA.get(release.method, 1.0),
+                margin=section.margin,
+                mode=mode,
+                seed=seed,
+                log=log,
+            )
+        }
+    else:
+        adapters, data = {"forget": adapter}, {"forget": forget}
+        if release.method == "ext_sub":
+            adapters["retain"] = new_adapter(context, "retain", round)
+            data["retain"] = retain_rows(context, round, release.train)
+        trained = train(
+            adapters, params, data, model_config, release.train, scale=context.scale, mode=mode, seed=seed, log=log
+        )
+    loss["training_prompt_after"] = mean_nll(
+        params, forget, model_config, adapters=scale_adapter(trained["forget"], context.scale)
+    )
+    context.log(round, "train", release.train.steps, {f"loss/{name}": value for name, value in loss.items()})
+    meta: dict[str, Any] = {"loss": loss}
+    if release.given_true_data:
+        meta["given"] = len(true_examples(context.config, context.task))
+    return Stage(dict(trained), meta)
+
+
+def compose_stage(
+    context: Context, round: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, float]
+) -> Stage:
+    """The baseline applied with a strength chosen on validation data; repaired after that if asked to."""
+    release = context.config.release
+
+    def build(strength: float) -> tuple[Adapter, dict[str, Any]]:
+        change = with_strength(release.method, trained.arrays, strength, context.scale)
+        composed = change if deltas is None else add(deltas, change)
+        if release.retain.place == "none":
+            return composed, {}
+        healed = heal(context, round, composed, trained.arrays["forget"])
+        repaired = add(composed, scale_adapter(healed, release.eta.retain * context.scale))
+        return repaired, overlaps(trained.arrays["forget"], healed)
+
+    return choose_strength(context, round, deltas, base_metrics, build)
+
+
+def measure_stage(
+    context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed], base_metrics: dict[str, float]
+) -> Stage:
+    """The baseline's model on test data."""
+    return measure_on(context, round, deltas, _rows(context, round, revealed), base_metrics)
+
+
+STAGES = train_stage, compose_stage, measure_stage
+
+
+def _rows(context: Context, round: int, revealed: list[Revealed]) -> Packed:
+    """The forget data: true examples under their own prompts, or what was revealed under those of `release.pairing`."""
+    release = context.config.release
+    if release.given_true_data:
+        return pack(context, true_examples(context.config, context.task), release.train)
+    return forget_rows(context, round, revealed, release.pairing)
