@@ -49,11 +49,18 @@ class Frozen:
     penalty_weight: jax.Array
 
 
-def make_optimizer(steps: int, learning_rate: float, weight_decay: float, clip: float) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; linear warm-up over a tenth of the steps, cosine to a tenth."""
+def make_optimizer(
+    steps: int, learning_rate: float, weight_decay: float, clip: float, *, constant: bool = False
+) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm; linear warm-up over a tenth of the steps, cosine to a tenth.
+
+    With `constant` the learning rate is always the same, so that k steps are the beginning of any longer training.
+    """
     warmup = max(1, steps // 10)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, warmup, max(steps, warmup + 1), learning_rate / 10
+    schedule = (
+        learning_rate
+        if constant
+        else optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1), learning_rate / 10)
     )
     return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
 

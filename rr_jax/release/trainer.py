@@ -6,7 +6,7 @@ not a number. Knows nothing of tasks and rounds.
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
 import jax
@@ -23,6 +23,7 @@ from rr_jax.parallel.wrap import Run, choose_driver, limit_in_flight, replicate
 from rr_jax.release.objective import Frozen, init_state, make_optimizer, make_step
 
 Log = Callable[[int, dict[str, float]], None]
+Watch = Callable[[int, dict[str, Adapter]], None]
 
 
 class TrainingDiverged(ValueError):
@@ -43,6 +44,9 @@ def train(
     mode: str = "auto",
     seed: int = 0,
     log: Log | None = None,
+    constant: bool = False,
+    watch: Watch | None = None,
+    watch_after: Collection[int] = (),
 ) -> dict[str, Adapter]:
     """Trains named adapters, each on the rows of the same name, in one step over their stack.
 
@@ -57,14 +61,18 @@ def train(
       mode: how the step is spread over devices.
       seed: of the order of the rows.
       log: called with (step from 1, metrics) once for each step: nll/NAME, gradient_norm/NAME, orthogonality.
+      constant: a constant learning rate in place of the schedule.
+      watch, watch_after: called with (step, adapters) after the steps named, of this same training.
 
     Raises:
       TrainingDiverged: when a loss is not finite; names the adapter and the step.
     """
     names = list(adapters)
-    optimizer = make_optimizer(section.steps, section.learning_rate, section.weight_decay, section.clip)
+    optimizer = make_optimizer(
+        section.steps, section.learning_rate, section.weight_decay, section.clip, constant=constant
+    )
     strategy = "map" if jax.default_backend() == "cpu" else "vmap"
-    run = _compiled(config, section, scale, penalty, strategy, mode)
+    run = _compiled(config, section, scale, penalty, strategy, mode, constant)
     state = init_state(stack_adapters([adapters[name] for name in names]), optimizer)
     frozen = Frozen(params, anchor, jnp.asarray(penalty_weight, jnp.float32))
     if jax.local_device_count() > 1 and mode != "jit":
@@ -77,10 +85,15 @@ def train(
         state, metrics = run(state, frozen, batch)
         limit_in_flight(metrics, pending)
         unread.append((index + 1, metrics))
+        watched = watch is not None and index + 1 in watch_after
         # reading waits for the device, so accelerators are read in tens
-        if jax.default_backend() == "cpu" or len(unread) == 10 or index + 1 == section.steps:
+        if jax.default_backend() == "cpu" or len(unread) == 10 or index + 1 == section.steps or watched:
             _read(unread, names, log)
             unread = []
+        if watch is not None and watched:
+            # taken out of the stack on the device: the next step reuses the state's own buffers
+            members = jax.device_get(unstack_adapter(state.adapters))
+            watch(index + 1, dict(zip(names, members, strict=True)))
     return dict(zip(names, unstack_adapter(jax.device_get(state.adapters)), strict=True))
 
 
@@ -98,7 +111,11 @@ def _read(unread: Sequence[tuple[int, dict[str, jax.Array]]], names: Sequence[st
 
 
 @lru_cache(maxsize=32)
-def _compiled(config: ModelConfig, section: TrainConfig, scale: float, penalty: str, strategy: str, mode: str) -> Run:
-    optimizer = make_optimizer(section.steps, section.learning_rate, section.weight_decay, section.clip)
+def _compiled(
+    config: ModelConfig, section: TrainConfig, scale: float, penalty: str, strategy: str, mode: str, constant: bool
+) -> Run:
+    optimizer = make_optimizer(
+        section.steps, section.learning_rate, section.weight_decay, section.clip, constant=constant
+    )
     step = make_step(config, optimizer, scale=scale, penalty=penalty, strategy=strategy)
     return choose_driver(mode, section.batch_size)(step)
