@@ -15,8 +15,9 @@ from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add
 from rr_jax.models.transformer import Adapter
 from rr_jax.random import derive_seed
+from rr_jax.release.baseline_trainer import train_baseline
 from rr_jax.release.baselines import BETA, LOSSES, uses_retain, with_strength
-from rr_jax.release.trainer import train, train_baseline
+from rr_jax.release.trainer import train
 from rr_jax.stages import (
     Context,
     choose_strength,

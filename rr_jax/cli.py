@@ -127,14 +127,24 @@ def sweep(
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     round: Annotated[int | None, typer.Option(help="0 is the base model; default: the selected round.")] = None,
+    attacks: Annotated[
+        bool, typer.Option("--attacks", help="Try to bring back what was forgotten; writes attacks.json.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """All metrics of any round's model on test data."""
+    """All metrics of any round's model on test data; with --attacks, what comes back when it is attacked."""
     import json
 
     from rr_jax.rounds import load_round
     from rr_jax.tasks.registry import make_task
 
+    if attacks:
+        from rr_jax.attacks import attack
+
+        with _Display() as display:
+            found = attack(folder, round, progress=display)
+        console.print(json.dumps(found, indent=2, ensure_ascii=False), markup=False, soft_wrap=True)
+        return
     lm, config, number = load_round(folder, round)
     task = make_task(config.task, lm.tokenizer, config.seed)
     result = task.evaluate(lm, "test", config.evaluate.test)

@@ -90,7 +90,12 @@ class EchoTask:
         return [Example("keep", f" {seed} {i}") for i in range(count)]
 
     def evaluate(
-        self, model: LanguageModel, split: Split, count: int, progress: Callable[[str], None] | None = None
+        self,
+        model: LanguageModel,
+        split: Split,
+        count: int,
+        progress: Callable[[str], None] | None = None,
+        only: frozenset[str] | None = None,
     ) -> Evaluation:
         """The function's values."""
         return Evaluation(self.metrics(model), [])

@@ -55,10 +55,15 @@ def make_schedule(steps: int, learning_rate: float) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1), learning_rate / 10)
 
 
-def make_optimizer(steps: int, learning_rate: float, weight_decay: float, clip: float) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm, with the learning rate of `make_schedule`."""
-    adamw = optax.adamw(make_schedule(steps, learning_rate), weight_decay=weight_decay)
-    return optax.chain(optax.clip_by_global_norm(clip), adamw)
+def make_optimizer(
+    steps: int, learning_rate: float, weight_decay: float, clip: float, *, constant: bool = False
+) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm, with the learning rate of `make_schedule`.
+
+    With `constant` the learning rate is always the same, so that k steps are the beginning of any longer training.
+    """
+    rate = learning_rate if constant else make_schedule(steps, learning_rate)
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=weight_decay))
 
 
 def init_state(adapters: Adapter, optimizer: optax.GradientTransformation) -> TrainState:

@@ -6,14 +6,13 @@ not a number. Knows nothing of tasks and rounds.
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rr_jax.config import TrainConfig
 from rr_jax.data.batches import take_batch
@@ -22,10 +21,10 @@ from rr_jax.lora.adapter import stack_adapters, unstack_adapter
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.transformer import Adapter, Params
 from rr_jax.parallel.wrap import Run, choose_driver, limit_in_flight, replicate
-from rr_jax.release.baselines import Given, make_baseline_optimizer, make_baseline_step
 from rr_jax.release.objective import Frozen, TrainState, init_state, make_optimizer, make_step
 
 Log = Callable[[int, dict[str, float]], None]
+Watch = Callable[[int, dict[str, Adapter]], None]
 
 
 class TrainingDiverged(ValueError):
@@ -46,6 +45,9 @@ def train(
     mode: str = "auto",
     seed: int = 0,
     log: Log | None = None,
+    constant: bool = False,
+    watch: Watch | None = None,
+    watch_after: Collection[int] = (),
 ) -> dict[str, Adapter]:
     """Trains named adapters, each on the rows of the same name, in one step over their stack.
 
@@ -60,14 +62,18 @@ def train(
       mode: how the step is spread over devices.
       seed: of the order of the rows.
       log: called with (step from 1, metrics) once for each step: nll/NAME, gradient_norm/NAME, orthogonality.
+      constant: a constant learning rate in place of the schedule.
+      watch, watch_after: called with (step, adapters) after the steps named, of this same training.
 
     Raises:
       TrainingDiverged: when a loss is not finite; names the adapter and the step.
     """
     names = list(adapters)
-    optimizer = make_optimizer(section.steps, section.learning_rate, section.weight_decay, section.clip)
+    optimizer = make_optimizer(
+        section.steps, section.learning_rate, section.weight_decay, section.clip, constant=constant
+    )
     strategy = "map" if jax.default_backend() == "cpu" else "vmap"
-    run = _compiled(config, section, scale, penalty, strategy, mode)
+    run = _compiled(config, section, scale, penalty, strategy, mode, constant)
     state = init_state(stack_adapters([adapters[name] for name in names]), optimizer)
     frozen = Frozen(params, anchor, jnp.asarray(penalty_weight, jnp.float32))
 
@@ -81,56 +87,16 @@ def train(
         if log is not None:
             log(step, line)
 
-    state = drive(run, state, frozen, [data[name] for name in names], section, mode=mode, seed=seed, read=read)
-    return dict(zip(names, unstack_adapter(jax.device_get(state.adapters)), strict=True))
+    def members(state: TrainState) -> dict[str, Adapter]:
+        # taken out of the stack on the device: the next step reuses the state's own buffers
+        return dict(zip(names, jax.device_get(unstack_adapter(state.adapters)), strict=True))
 
+    def look(step: int, state: TrainState) -> None:
+        if watch is not None and step in watch_after:
+            watch(step, members(state))
 
-def train_baseline(
-    adapter: Adapter,
-    params: Params,
-    forget: Packed,
-    retain: Packed | None,
-    config: ModelConfig,
-    section: TrainConfig,
-    *,
-    scale: float,
-    method: str,
-    optimizer: str,
-    sequence: str,
-    retain_weight: float,
-    beta: float,
-    margin: float,
-    mode: str = "auto",
-    seed: int = 0,
-    log: Log | None = None,
-) -> Adapter:
-    """Trains one adapter by a loss that forgets; see `baselines.make_baseline_step` for what is not said here.
-
-    Args:
-      adapter, params, forget, retain: the start, the weights under it, and the rows; no retain rows, no retain loss.
-      section: steps, batch (of forget rows and of retain rows alike), learning rate and so on.
-      optimizer: "adamw" or "sophia".
-      mode, seed, log: as for `train`; a line has the step's metrics under their names.
-
-    Raises:
-      TrainingDiverged: when the loss or the gradient is not finite; names the step.
-    """
-    run = _compiled_baseline(config, section, scale, method, optimizer, sequence, mode)
-    numbers = (jnp.asarray(number, jnp.float32) for number in (retain_weight, beta, margin))
-    chosen = _baseline_optimizer(optimizer, section)
-    state = TrainState(jax.tree.map(jnp.array, adapter), chosen.init(adapter), jnp.zeros((), jnp.int32))
-
-    def read(step: int, values: dict[str, np.ndarray]) -> None:
-        line = {name: float(value) for name, value in values.items()}
-        if not all(math.isfinite(line[name]) for name in ("loss", "gradient_norm")):
-            raise TrainingDiverged(f"the loss of {method} is {line['loss']} at step {step}")
-        if log is not None:
-            log(step, line)
-
-    data = [forget] if retain is None else [forget, retain]
-    state = drive(run, state, Given(params, *numbers), data, section, mode=mode, seed=seed, read=read)
-    trained: Adapter = jax.device_get(state.adapters)
-    return trained
+    rows = [data[name] for name in names]
+    return members(drive(run, state, frozen, rows, section, mode=mode, seed=seed, read=read, look=look))
 
 
 def drive(
@@ -143,9 +109,11 @@ def drive(
     mode: str,
     seed: int,
     read: Callable[[int, dict[str, np.ndarray]], None],
+    look: Callable[[int, TrainState], None] | None = None,
 ) -> TrainState:
     """All steps of a training: stacks the batches of J sets of rows [B, J, S], keeps few steps in flight, and hands the
-    metrics of each step (from 1), in order, to `read`, whose error ends the training."""
+    metrics of each step (from 1), in order, to `read`, whose error ends the training. `look` sees each step's state,
+    whose buffers the next step reuses."""
     if jax.local_device_count() > 1 and mode != "jit":
         frozen = replicate(frozen)
     pending: deque[object] = deque()
@@ -161,24 +129,17 @@ def drive(
             for step, values in unread:
                 read(step, jax.device_get(values))
             unread = []
+        if look is not None:
+            look(index + 1, state)
     return state
 
 
 @lru_cache(maxsize=32)
-def _compiled(config: ModelConfig, section: TrainConfig, scale: float, penalty: str, strategy: str, mode: str) -> Run:
-    optimizer = make_optimizer(section.steps, section.learning_rate, section.weight_decay, section.clip)
+def _compiled(
+    config: ModelConfig, section: TrainConfig, scale: float, penalty: str, strategy: str, mode: str, constant: bool
+) -> Run:
+    optimizer = make_optimizer(
+        section.steps, section.learning_rate, section.weight_decay, section.clip, constant=constant
+    )
     step = make_step(config, optimizer, scale=scale, penalty=penalty, strategy=strategy)
     return choose_driver(mode, section.batch_size)(step)
-
-
-@lru_cache(maxsize=32)
-def _compiled_baseline(
-    config: ModelConfig, section: TrainConfig, scale: float, method: str, optimizer: str, sequence: str, mode: str
-) -> Run:
-    chosen = _baseline_optimizer(optimizer, section)
-    step = make_baseline_step(config, chosen, scale=scale, method=method, sequence=sequence)
-    return choose_driver(mode, section.batch_size)(step)
-
-
-def _baseline_optimizer(name: str, section: TrainConfig) -> optax.GradientTransformation:
-    return make_baseline_optimizer(name, section.steps, section.learning_rate, section.weight_decay, section.clip)

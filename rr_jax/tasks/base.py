@@ -122,9 +122,17 @@ class Task(Protocol):
         ...
 
     def evaluate(
-        self, model: LanguageModel, split: Split, count: int, progress: Callable[[str], None] | None = None
+        self,
+        model: LanguageModel,
+        split: Split,
+        count: int,
+        progress: Callable[[str], None] | None = None,
+        only: frozenset[str] | None = None,
     ) -> Evaluation:
-        """Measures the model on held-out data of a split, `count` examples a metric."""
+        """Measures the model on held-out data of a split, `count` examples a metric.
+
+        With `only`, the metrics named and what is measured along with them; the values are the same as without.
+        """
         ...
 
 

@@ -84,7 +84,12 @@ class KeywordTask:
         return [Example("", text) for text in drawn]
 
     def evaluate(
-        self, model: LanguageModel, split: Split, count: int, progress: Callable[[str], None] | None = None
+        self,
+        model: LanguageModel,
+        split: Split,
+        count: int,
+        progress: Callable[[str], None] | None = None,
+        only: frozenset[str] | None = None,
     ) -> Evaluation:
         """How often the model writes what is to be forgotten, and how well it predicts what is to be kept.
 
@@ -112,17 +117,17 @@ class KeywordTask:
                 {"metric": self.forget_metric, "prompt": prompt, "response": response, "degenerate": bad}
                 | {"mention": found}
             )
+        metrics = {
+            "mention_rate": sum(mentions) / len(mentions) if mentions else 1.0,
+            "degenerate_share": 1.0 - len(mentions) / count,
+        }
+        if only is not None and only.isdisjoint(("retain_perplexity", "retain_nll")):
+            return Evaluation(metrics, samples)
         note("perplexity")
         examples = [Example("", text) for text in self.texts[split][: 2 * count]]
         rows = pack_examples(model.tokenizer, examples, min(ROW_TOKENS, model.config.max_positions), model.chat)
         nll = mean_nll(model.params, rows, model.config)
-        metrics = {
-            "mention_rate": sum(mentions) / len(mentions) if mentions else 1.0,
-            "degenerate_share": 1.0 - len(mentions) / count,
-            "retain_perplexity": perplexity(nll),
-            "retain_nll": nll,
-        }
-        return Evaluation(metrics, samples)
+        return Evaluation(metrics | {"retain_perplexity": perplexity(nll), "retain_nll": nll}, samples)
 
 
 def make(section: CustomTask, tokenizer: Any, seed: int) -> KeywordTask:

@@ -16,7 +16,7 @@ from rr_jax.tasks.base import Evaluation, Reading, Split
 from rr_jax.testbed import arithmetic, code, ner, toxic
 from rr_jax.testbed.document import Document
 from rr_jax.testbed.lexicon import TYPES
-from rr_jax.testbed.skills import measure_skills
+from rr_jax.testbed.skills import PLAIN, Asking, measure_skills
 from rr_jax.testbed.world import document
 
 QUESTION, ANSWER = "Q:", "\nA:"
@@ -48,6 +48,7 @@ class TestbedTask:
     keeps: Callable[[Document], bool]  # whether a document of the training split may be retain data
     facts: frozenset[str]
     tells: Callable[[str], set[str]]  # the facts among them that a response tells
+    asking: Asking = PLAIN  # of evaluation
 
     @property
     def instructions(self) -> Sequence[str]:
@@ -96,10 +97,15 @@ class TestbedTask:
         return examples
 
     def evaluate(
-        self, model: LanguageModel, split: Split, count: int, progress: Callable[[str], None] | None = None
+        self,
+        model: LanguageModel,
+        split: Split,
+        count: int,
+        progress: Callable[[str], None] | None = None,
+        only: frozenset[str] | None = None,
     ) -> Evaluation:
         """All skills, whatever the target."""
-        return Evaluation(*measure_skills(model, split, count, progress))
+        return Evaluation(*measure_skills(model, split, count, progress, only, self.asking))
 
 
 ENTITY_METRICS = tuple(f"entity_f1/{name}" for name in ("person", "location", "organization", "date"))

@@ -116,6 +116,30 @@ def test_the_schedule_warms_up_and_decays():
     assert isinstance(optimizer, optax.GradientTransformation)
 
 
+def test_a_constant_rate_makes_every_step_the_same_size():
+    optimizer = make_optimizer(100, 0.25, 0.0, 1e9, constant=True)
+    weights = {"w": jnp.ones((1,))}
+    state = optimizer.init(weights)
+    for _ in range(20):  # of an even gradient Adam takes its sign
+        updates, state = optimizer.update({"w": jnp.ones((1,))}, state, weights)
+        np.testing.assert_allclose(updates["w"], -0.25, rtol=1e-4)
+
+
+def test_what_is_watched_of_a_constant_training_is_what_a_shorter_one_ends_with():
+    params, data, (start, _) = tiny.params(), {"one": tiny.rows(1)}, adapters(2)
+    seen = {}
+
+    def fit(steps, **options):
+        section = TrainConfig(steps=steps, batch_size=4, seq_len=16, learning_rate=1e-2)
+        return train({"one": start}, params, data, tiny.CONFIG, section, scale=SCALE, **options)["one"]
+
+    last = fit(5, constant=True, watch=lambda step, found: seen.update({step: found["one"]}), watch_after=(2, 5))
+    assert seen.keys() == {2, 5}
+    jax.tree.map(np.testing.assert_array_equal, seen[2], fit(2, constant=True))
+    jax.tree.map(np.testing.assert_array_equal, seen[5], last)
+    assert not np.array_equal(last["q"]["b"], fit(5)["q"]["b"])
+
+
 def test_a_loss_that_is_not_a_number_stops_with_its_step():
     params = tiny.params()
     params["final_norm"] = params["final_norm"] * jnp.nan

@@ -1,0 +1,223 @@
+"""Attacks on a released model: does what was forgotten come back, and how easily?
+
+Three of them: relearning from true examples, rounding of the weights, and other prompts. Everything is done to the base
+model as well, since a number says nothing without it. What stays low is suppressed under this protocol; none of this
+shows that anything was removed. Only here, and in baselines, is the true forget data looked at.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rr_jax.config import RunConfig, TrainConfig
+from rr_jax.data.packing import Packed, pack_examples
+from rr_jax.evaluate.quantize import quantize_params
+from rr_jax.lora.adapter import init_adapter, scale_adapter
+from rr_jax.models.hub import LanguageModel
+from rr_jax.models.transformer import Adapter
+from rr_jax.random import derive_seed, stream
+from rr_jax.release.compose import merged_params
+from rr_jax.release.trainer import train
+from rr_jax.report import write_report
+from rr_jax.rounds import load_deltas, load_model
+from rr_jax.runfolder import write_json
+from rr_jax.tasks.askings import askings
+from rr_jax.tasks.base import Evaluation, Task
+from rr_jax.tasks.registry import make_task
+from rr_jax.tasks.true_data import forget_examples
+
+STEPS = (0, 1, 2, 5, 10, 20, 40)
+EXAMPLES = 256
+GROUPS: dict[int, int | None] = {8: None, 4: 64}  # bits -> inputs that share a scale; None: all of a channel
+CLAIM = "what stays low is suppressed under this protocol; it is not shown to be removed"
+MISSING = "how fast a model that never knew the target would learn it: that takes a base model trained without it"
+
+Progress = Callable[[str, int, int], None]
+Models = dict[str, LanguageModel]  # "base" and "released"
+
+
+def attack(
+    folder: Path,
+    round: int | None = None,
+    *,
+    steps: Sequence[int] = STEPS,
+    examples: int = EXAMPLES,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Attacks the model of a round, writes attacks.json into the run folder, rebuilds the report, returns the findings.
+
+    All numbers are of test data. "relearn" holds the forget metric after each number of steps, of the released model
+    ("forget") and of the base ("base"), and the shares of degenerate outputs. "quantize" holds all metrics of the
+    released model by bits, "quantize_base" those of the base. "prompts" holds the forget metric by way of asking.
+
+    Args:
+      folder: of a run.
+      round: of which the model is attacked; None: the selected one.
+      steps: of relearning, after which the forget metric is measured; growing, 0 is the model as it is.
+      examples: true ones that relearning draws from.
+      progress: called with (what, done, of).
+
+    Raises:
+      ValueError: the folder is no run, the round is not finished or is the base model, `steps` do not grow, or there is
+        no true forget data.
+    """
+    if not steps or steps[0] < 0 or steps[-1] < 1 or any(a >= b for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"steps is {list(steps)}, expected growing numbers from 0 up, such as 0, 5, 10")
+    note = progress or (lambda what, done, of: None)
+    deltas, config, number = load_deltas(folder, round)
+    _check_finished(folder, number)
+    base = load_model(config, progress)
+    task = make_task(config.task, base.tokenizer, config.seed)
+    rows = _true_rows(config, task, base, examples)
+    released = dataclasses.replace(base, params=merged_params(base.params, deltas))
+    models = {"base": base, "released": released}
+    plain = {name: _forget(task, lm, config) for name, lm in models.items()}
+    prompts, shots = _prompts(config, task, models, plain, note)
+    relearned, training = _relearn(config, task, models, plain, rows, steps, note)
+    rounded = _quantize(config, task, models, note)
+    device = jax.devices()[0]
+    found = {
+        "round": number,
+        "protocol": {
+            "claim": CLAIM,
+            "missing": MISSING,
+            "forget_metric": task.forget_metric,
+            "seed": config.seed,
+            "split": "test",
+            "count": config.evaluate.test,
+            "relearn": training | {"examples": examples, "rows": len(rows.tokens)},
+            "quantize": {"method": "round to nearest, symmetric", "group": {str(b): g for b, g in GROUPS.items()}},
+            "prompts": {"shots": shots},
+            "device": {"platform": device.platform, "kind": device.device_kind},
+        },
+        "relearn": {"steps": list(steps)} | relearned,
+        "quantize": rounded["released"],
+        "quantize_base": rounded["base"],
+        "prompts": prompts,
+    }
+    write_json(folder / "attacks.json", found)
+    write_report(folder)
+    return found
+
+
+def _check_finished(folder: Path, number: int) -> None:
+    """Refuses a round that released nothing, or is not measured yet."""
+    if number == 0:
+        raise ValueError(f"round 0 of {folder} is the base model, from which nothing was released: name another round")
+    path = folder / "summary.json"
+    rounds = json.loads(path.read_text(encoding="utf-8"))["rounds"] if path.exists() else []
+    if not any(entry["round"] == number and entry.get("metrics") for entry in rounds):
+        raise ValueError(f"round {number} of {folder} is not finished: resume the run first")
+
+
+def _true_rows(config: RunConfig, task: Task, lm: LanguageModel, examples: int) -> Packed:
+    found = forget_examples(config.task, task, examples, derive_seed(config.seed, "attacks/examples"))
+    return pack_examples(lm.tokenizer, found, min(config.release.train.seq_len, lm.config.max_positions), lm.chat)
+
+
+def _forget(task: Task, lm: LanguageModel, config: RunConfig) -> Evaluation:
+    """The forget metric, and the degenerate share beside it."""
+    only = frozenset((task.forget_metric, task.degenerate_metric))
+    return task.evaluate(lm, "test", config.evaluate.test, only=only)
+
+
+def _prompts(
+    config: RunConfig, task: Task, models: Models, plain: dict[str, Evaluation], note: Progress
+) -> tuple[dict[str, dict[str, float]], int]:
+    """The forget metric by way of asking, "as_measured" first, and the number of examples shown by "few_shot"."""
+    asked = [str(sample["prompt"]) for sample in plain["base"].samples if sample["metric"] == task.forget_metric]
+    ways, shots = askings(config.task, task, models["base"], asked, derive_seed(config.seed, "attacks/shots"))
+    measured = {"as_measured": plain}
+    for place, (way, other) in enumerate(ways.items()):
+        note("attack: other prompts", place, len(ways))
+        measured[way] = {name: _forget(other, lm, config) for name, lm in models.items()}
+    note("attack: other prompts", len(ways), len(ways))
+    lines: dict[str, dict[str, float]] = {}
+    for way, by_model in measured.items():
+        lines[way] = {name: result.metrics[task.forget_metric] for name, result in by_model.items()}
+        for name, result in by_model.items():
+            lines[way][f"degenerate_{name}"] = result.metrics[task.degenerate_metric]
+    return lines, shots
+
+
+def _relearn(
+    config: RunConfig,
+    task: Task,
+    models: Models,
+    plain: dict[str, Evaluation],
+    rows: Packed,
+    steps: Sequence[int],
+    note: Progress,
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """The curves of both models, and how they were trained.
+
+    An adapter of the run's own shape is trained with a constant learning rate, so every point is the same training
+    continued; both models get the same start and the same batches.
+    """
+    adapter, own = config.release.adapter, config.release.train
+    section = own.model_copy(update={"steps": steps[-1]})
+    curves: dict[str, list[float]] = {}
+    for name, lm in models.items():
+        measured = {0: plain[name]} | _continue_training(config, task, lm, rows, section, steps, name, note)
+        points = [measured[step].metrics for step in steps]
+        key, degenerate = ("forget", "degenerate") if name == "released" else ("base", "degenerate_base")
+        curves[key] = [point[task.forget_metric] for point in points]
+        curves[degenerate] = [point[task.degenerate_metric] for point in points]
+    order = ("forget", "base", "degenerate", "degenerate_base")
+    training = section.model_dump(exclude={"steps"}) | {"schedule": "constant"} | {"adapter": adapter.model_dump()}
+    return {key: curves[key] for key in order}, training
+
+
+def _continue_training(
+    config: RunConfig,
+    task: Task,
+    lm: LanguageModel,
+    rows: Packed,
+    section: TrainConfig,
+    steps: Sequence[int],
+    name: str,
+    note: Progress,
+) -> dict[int, Evaluation]:
+    shape = config.release.adapter
+    scale = shape.alpha / shape.rank
+    measured: dict[int, Evaluation] = {}
+
+    def measure(step: int, adapters: dict[str, Adapter]) -> None:
+        params = merged_params(lm.params, scale_adapter(adapters["attack"], scale))
+        measured[step] = _forget(task, dataclasses.replace(lm, params=params), config)
+
+    train(
+        {"attack": init_adapter(stream(config.seed, "attacks/adapter"), lm.config, shape.rank, shape.targets)},
+        lm.params,
+        {"attack": rows},
+        lm.config,
+        section,
+        scale=scale,
+        mode=config.parallel.mode,
+        seed=derive_seed(config.seed, "attacks/batches"),
+        log=lambda step, values: note(f"attack: relearning, {name} model", step, section.steps),
+        constant=True,
+        watch=measure,
+        watch_after=steps,
+    )
+    return measured
+
+
+def _quantize(config: RunConfig, task: Task, models: Models, note: Progress) -> dict[str, dict[str, dict[str, float]]]:
+    """All metrics by model and bits."""
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    of = len(models) * len(GROUPS)
+    for place, (bits, group) in enumerate(GROUPS.items()):
+        quantize = jax.jit(partial(quantize_params, bits=bits, group=group))
+        for offset, (name, lm) in enumerate(models.items()):
+            note("attack: rounded weights", place * len(models) + offset, of)
+            rounded = dataclasses.replace(lm, params=quantize(lm.params))
+            found[name][str(bits)] = task.evaluate(rounded, "test", config.evaluate.test).metrics
+    note("attack: rounded weights", of, of)
+    return found
