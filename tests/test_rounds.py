@@ -270,7 +270,7 @@ def test_a_gain_without_facts_and_a_proposer_that_is_not_there_are_refused(folde
         rounds.run(parse_config(config))
     config = tiny.run_config(tmp_path / "run", folder)
     config["reveal"]["arms"]["proposer"] = "no/such/model"
-    with pytest.raises(ValueError, match="no folder named no/such/model"):
+    with pytest.raises(ValueError, match="there is no folder no/such/model, and it cannot be a hub id"):
         rounds.run(parse_config(config))
     assert not (tmp_path / "run").exists()
 
