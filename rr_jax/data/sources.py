@@ -9,9 +9,11 @@ import glob
 import gzip
 import hashlib
 import itertools
+import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,7 +57,8 @@ def load_texts(source: str, field: str, limit: int) -> list[str]:
         texts = _column(_hub_rows(source), source, field)
     kept = (stripped for text in texts if (stripped := text.strip()))
     try:
-        found = list(itertools.islice(kept, limit))
+        with _only_raising():
+            found = list(itertools.islice(kept, limit))
     except ValueError as error:
         if type(error) is ValueError and str(error).startswith(f"{source}: "):
             raise
@@ -75,6 +78,18 @@ def text_hash(texts: Sequence[str]) -> str:
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()
+
+
+@contextmanager
+def _only_raising() -> Iterator[None]:
+    """What `datasets` raises of a damaged file it also logs, in lines of its own: once is enough."""
+    logger = logging.getLogger("datasets")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _suffix(path: Path) -> str:
