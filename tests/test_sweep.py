@@ -126,12 +126,14 @@ def test_the_table_shows_what_differs():
 @pytest.mark.parametrize(
     ("changes", "overrides", "message"),
     [
-        ({"sedes": [1]}, [], "sedes: extra inputs are not permitted"),
+        ({"sedes": [1]}, [], "unknown key 'sedes'; did you mean 'seeds'"),
+        ({"seeds": "all"}, [], "seeds: found 'all', input should be a valid list"),
+        ({}, ["seeds=["], "override 'seeds=\\[': the value is not valid YAML"),
         ({"seeds": []}, [], "expected at least one seed"),
         ({"axes": {"a": {}}}, [], "at least one value on each axis"),
         ({"axes": {}}, [], "expected at least one seed, one axis"),
         ({"seeds": [1, 1]}, [], r"seeds are \[1, 1\], expected each once"),
-        ({"base": "no.yaml"}, [], "no.yaml: cannot be read"),
+        ({"base": "no.yaml"}, [], "base is 'no.yaml', but there is no file .*no.yaml"),
         (
             {"axes": {"a": {"x": {"release.pairng": "none"}}}},
             [],
