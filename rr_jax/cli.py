@@ -266,15 +266,25 @@ def report(
 def main() -> None:
     """Entry point: an error or an interruption is one line, and the exit code 2 or 130."""
     arguments = sys.argv[1:] or ["--help"]
+    resumes = "; the same command resumes from the last finished stage" if arguments[0] in ("run", "sweep") else ""
+
+    def stop(*_: object) -> NoReturn:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses twice gets the same line
+        notes.show_cursor()
+        _leave(130, f"rr-jax: stopped{resumes}")
+
+    def swallowed(found: Any) -> None:
+        """An interruption that meets a callback of the garbage collector, as JAX has one, is not passed on by Python."""
+        (stop if issubclass(found.exc_type, KeyboardInterrupt) else sys.__unraisablehook__)(found)
+
+    sys.unraisablehook = swallowed
     try:
         # Returns what an Exit asks for: of --help and --version, and of an interruption that typer saw first.
         code = app(arguments, prog_name="rr-jax", standalone_mode=False) or 0
         if code == 130:
             raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses twice gets the same line
-        resumes = "; the same command resumes from the last finished stage" if arguments[0] in ("run", "sweep") else ""
-        _leave(130, f"rr-jax: stopped{resumes}")
+        stop()
     except UsageError as error:
         _leave(2, f"rr-jax: {_line(error.format_message())} (see --help)")
     except (ValueError, OSError) as error:

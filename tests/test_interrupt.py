@@ -56,6 +56,27 @@ def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path):
     assert "selected round:" in output
 
 
+def test_an_interruption_that_python_would_swallow_is_one_too():
+    """As when it meets a callback of the garbage collector, where nothing can be raised."""
+    code = """
+import sys
+from rr_jax import cli
+
+class Collected:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def app(*arguments, **options):
+    Collected()
+    raise AssertionError("went on")
+
+cli.app, sys.argv = app, ["rr-jax", "run"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (130, STOPPED + "\n")
+
+
 def test_other_commands_promise_nothing(folder, tmp_path):
     """A prompt is shown as soon as the model is there; its continuation takes a while."""
     process = start("generate", folder, "--prompt", "abc", "--max-new-tokens", "2000", "--temperature", "1")

@@ -57,8 +57,7 @@ def load_texts(source: str, field: str, limit: int) -> list[str]:
         texts = _column(_hub_rows(source), source, field)
     kept = (stripped for text in texts if (stripped := text.strip()))
     try:
-        with _only_raising():
-            found = list(itertools.islice(kept, limit))
+        found = list(itertools.islice(kept, limit))
     except ValueError as error:
         if type(error) is ValueError and str(error).startswith(f"{source}: "):
             raise
@@ -82,7 +81,7 @@ def text_hash(texts: Sequence[str]) -> str:
 
 @contextmanager
 def _only_raising() -> Iterator[None]:
-    """What `datasets` raises of a damaged file it also logs, in lines of its own: once is enough."""
+    """What `datasets` (imported by now: that sets its level) raises of a damaged file it also logs: once is enough."""
     logger = logging.getLogger("datasets")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -121,11 +120,12 @@ def _file_rows(path: Path, reader: str) -> Iterator[dict[str, Any]]:
 
     # The name is taken for a pattern otherwise.
     data_files = glob.escape(str(path.absolute()))
-    try:
-        rows = datasets.load_dataset(reader, data_files=data_files, split="train", streaming=True)
-    except StopIteration:  # what it says of a file with nothing in it
-        return
-    yield from rows
+    with _only_raising():
+        try:
+            rows = datasets.load_dataset(reader, data_files=data_files, split="train", streaming=True)
+        except StopIteration:  # what it says of a file with nothing in it
+            return
+        yield from rows
 
 
 def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
