@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import yaml
 
 from rr_jax import __version__, cli, rounds
 from rr_jax.config import parse_config
-from rr_jax.models.hub import save
+from rr_jax.lora.adapter import init_adapter
+from rr_jax.models.hub import read_config, save
 from rr_jax.models.transformer import forward
 from rr_jax.testbed import BASE
 from tests import tiny
@@ -131,6 +133,15 @@ def test_generate_continues_a_prompt():
     refused = rr_jax("generate", BASE, "--prompt", "x", "--chat")
     assert refused.returncode == 2
     assert "has no chat template" in refused.stderr
+
+
+def test_an_adapter_of_the_testbed_names_its_base_without_a_path(tmp_path, monkeypatch):
+    config = parse_config({"task": {"name": "ner"}, "out": "unused"})
+    adapter = init_adapter(jax.random.key(0), read_config(BASE), 1, ["q"])
+    monkeypatch.setattr(rounds, "load_deltas", lambda folder, round: (adapter, config, 1))
+    cli.export(tmp_path / "run", tmp_path / "adapter", to="adapter")
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == "rr-jax-testbed"
 
 
 def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_path, monkeypatch):
