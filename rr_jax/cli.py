@@ -1,11 +1,13 @@
 """The command `rr-jax`: the only place that prints. Bad input is one line on stderr and exit code 2."""
 
 import os
+import signal
 import sys
 import time
+import traceback
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,11 +23,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch is as it should be
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-console = Console(highlight=False)
-notes = Console(highlight=False, stderr=True)  # progress, so that what is asked for can be piped on
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+# What is said is meant as it stands (a path may hold brackets), and is not folded when it is piped on.
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+notes = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)  # progress, beside the result
+UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of click that newer typer brings along
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -39,7 +41,7 @@ class _Rate(ProgressColumn):
 
 
 class _Display:
-    """Progress bars on a terminal, a line when something begins and ends otherwise."""
+    """Progress bars on a terminal, and a line for whatever took more than a second when it is over."""
 
     def __init__(self) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
@@ -47,45 +49,59 @@ class _Display:
         self._live = notes.is_terminal
         self._started: dict[str, float] = {}
         self._bar: Any = None
-        self._what = ""
+        self._at = ("", 0, 0)  # what was last noted
 
     def __enter__(self) -> "_Display":
         if self._live:
             self._bars.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._over()
         if self._live:
             self._bars.stop()
 
     def __call__(self, what: str, done: int, of: int) -> None:
         """Notes that `done` of `of` steps of `what` are done."""
-        start = self._started.setdefault(what, time.perf_counter())
-        if what != self._what and self._live:
-            if self._bar is not None:
-                self._bars.remove_task(self._bar)
-            self._bar = self._bars.add_task(what, total=of)
-        self._what = what
+        if what != self._at[0]:
+            self._over()
+            if self._live:
+                if self._bar is not None:
+                    self._bars.remove_task(self._bar)
+                self._bar = self._bars.add_task(what, total=of)
+        self._started.setdefault(what, time.perf_counter())
+        self._at = (what, done, of)
         if self._live:
             self._bars.update(self._bar, completed=done, total=of)
         if done >= of:
-            seconds = time.perf_counter() - self._started.pop(what, start)
-            rate = f", {of / seconds:.1f}/s" if of > 1 else ""
-            if seconds >= 1:  # what took no time is no news
-                notes.print(f"{what}: done ({seconds:.1f} s{rate})")
+            self._over()
+
+    def _over(self) -> None:
+        """Says of what was last noted that it is done, or where it ended: another thing begins, or all is over."""
+        what, done, of = self._at
+        start = self._started.pop(what, None)
+        if start is None:
+            return
+        seconds = time.perf_counter() - start
+        rate = f", {done / seconds:.1f}/s" if done > 1 else ""
+        if seconds >= 1:  # what took no time is no news
+            ended = "done" if done >= of or of == 1 else f"ended at {done} of {of}"
+            notes.print(f"{what}: {ended} ({seconds:.1f} s{rate})")
 
 
-def _model_at(source: str, round: int | None, chat: bool | None = None) -> Any:
-    """The model of a run folder's round, or of a model folder or hub id."""
-    from rr_jax.models.hub import load
-    from rr_jax.rounds import load_round
-    from rr_jax.testbed import BASE
+def _version(wanted: bool) -> None:
+    from rr_jax import __version__
 
-    if (Path(source) / "config.yaml").is_file():
-        return load_round(Path(source), round)[0]
-    with _Display() as display:
-        progress = partial(display, f"loading {source}")
-        return load(BASE if source == "testbed" else source, chat=chat, progress=progress)
+    if wanted:
+        console.print(f"rr-jax {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=__doc__)
+def _all(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None: ...
 
 
 @app.command()
@@ -103,7 +119,7 @@ def run(
     with _Display() as display:
         summary = run_rounds(resolved, progress=display)
     console.print()
-    console.print(summary_table(summary), markup=False)
+    console.print(summary_table(summary))
     console.print(f"\nreport: {Path(resolved.out) / 'report.html'}")
 
 
@@ -118,9 +134,9 @@ def sweep(
     from rr_jax.sweep_table import table
 
     with _Display() as display:
-        rows = run_sweep(config, overrides or [], progress=display)
+        rows = run_sweep(config, overrides or [], progress=display, note=notes.print)
     axes = [name for name in rows[0] if isinstance(rows[0][name], str)]
-    console.print(table(rows, axes), markup=False, soft_wrap=True)
+    console.print(table(rows, axes))
 
 
 @app.command("eval")
@@ -143,12 +159,17 @@ def evaluate(
 
         with _Display() as display:
             found = attack(folder, round, progress=display)
-        console.print(json.dumps(found, indent=2, ensure_ascii=False), markup=False, soft_wrap=True)
+        console.print(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    lm, config, number = load_round(folder, round)
-    task = make_task(config.task, lm.tokenizer, config.seed)
-    result = task.evaluate(lm, "test", config.evaluate.test)
-    console.print(json.dumps({"round": number, "metrics": result.metrics}, indent=2), markup=False)
+    with _Display() as display:
+        lm, config, number = load_round(folder, round, progress=display)
+
+        def note(what: str) -> None:
+            display(f"round {number}: measuring {what} on test data", 0, 1)
+
+        task = make_task(config.task, lm.tokenizer, config.seed)
+        result = task.evaluate(lm, "test", config.evaluate.test, note)
+    console.print(json.dumps({"round": number, "metrics": result.metrics}, indent=2))
 
 
 @app.command()
@@ -156,10 +177,10 @@ def generate(
     source: Annotated[str, typer.Argument(metavar="RUN-or-MODEL", help="A run folder, a model folder, or a hub id.")],
     prompt: Annotated[list[str], typer.Option(help="May be given several times.")],
     round: Annotated[int | None, typer.Option(help="Of a run; default: the selected one.")] = None,
-    max_new_tokens: Annotated[int, typer.Option()] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     chat: Annotated[
         bool | None,
         typer.Option("--chat/--raw", help="Prompts are a user's messages; default: if there is a template."),
@@ -167,13 +188,26 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Continues prompts, as they are decoded; of a run, with the base model and then with the round's."""
+    from rr_jax import load, load_round
+    from rr_jax.generation.prompts import encode_prompts
+    from rr_jax.generation.sampling import make_sampling
     from rr_jax.generation.stream import stream_text
+    from rr_jax.generation.text import check_room
 
+    make_sampling(temperature, top_p=top_p)
     prompts = [text.replace("\\n", "\n") for text in prompt]  # a newline is hard to type
-    if (Path(source) / "config.yaml").is_file():
-        models = {"before: ": _model_at(source, 0), "after: ": _model_at(source, round)}
-    else:
-        models = {"": _model_at(source, None, chat)}
+    is_run = (Path(source) / "config.yaml").is_file()
+    if is_run and chat is not None:
+        raise ValueError(f"--chat and --raw are for a model; {source} is a run, whose configuration says which")
+    if not is_run and round is not None:
+        raise ValueError(f"--round is {round}, but {source} is not a run folder (it has no config.yaml)")
+    with _Display() as display:
+        if is_run:
+            models = {"before: ": load_round(source, 0, display)[0], "after: ": load_round(source, round, display)[0]}
+        else:
+            models = {"": load(source, chat=chat, progress=partial(display, f"loading {source}"))}
+    for lm in models.values():
+        check_room(lm, encode_prompts(lm.tokenizer, prompts, chat=lm.chat), max_new_tokens)
     for place, text in enumerate(prompts):
         console.print(Text(f"> {text}", style="bold"))
         for name, lm in models.items():
@@ -202,6 +236,11 @@ def export(
 
     if to not in ("merged", "adapter"):
         raise ValueError(f"--to is {to!r}, expected 'merged' or 'adapter'")
+    blocking = next((path for path in (target, *target.parents) if path.exists() and not path.is_dir()), None)
+    if blocking is not None:
+        raise ValueError(f"{blocking} is a file; expected a folder to write to that is new or empty")
+    if target.is_dir() and any(target.iterdir()):
+        raise ValueError(f"{target} is not an empty folder; a model is only written to a new one")
     if to == "merged":
         lm, _, number = load_round(folder, round)
         save(lm, target)
@@ -211,8 +250,9 @@ def export(
     if deltas is None:
         raise ValueError(f"round 0 of {folder} is the base model: there is nothing for an adapter to hold")
     small, error = algebra.compact(deltas)
-    base = model_source(config)
-    save_peft(target, small, read_config(model_folder(base, config.revision)), base)
+    # A path inside this installation would mean nothing elsewhere.
+    base = "rr-jax-testbed" if config.model == "testbed" else config.model
+    save_peft(target, small, read_config(model_folder(model_source(config), config.revision)), base)
     before, after = max(algebra.rank(deltas).values()), max(algebra.rank(small).values())
     console.print(
         f"rounds 1 to {number} of {folder} written to {target} as one adapter: rank {before} to {after}, "
@@ -234,18 +274,55 @@ def report(
 
 
 def main() -> None:
-    """Entry point: turns an error into one line and exit code 2."""
+    """Entry point: an error or an interruption is one line, and the exit code 2 or 130."""
+    arguments = sys.argv[1:] or ["--help"]
+    resumes = "; the same command resumes from the last finished stage" if arguments[0] in ("run", "sweep") else ""
+
+    def stop(*_: object) -> NoReturn:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses twice gets the same line
+        notes.show_cursor()
+        _leave(130, f"rr-jax: stopped{resumes}")
+
+    def swallowed(found: Any) -> None:
+        """An interruption that meets a callback of the garbage collector, as JAX has one, is not passed on by Python."""
+        (stop if issubclass(found.exc_type, KeyboardInterrupt) else sys.__unraisablehook__)(found)
+
+    sys.unraisablehook = swallowed
     try:
-        app()
+        # Returns what an Exit asks for: of --help and --version, and of an interruption that typer saw first.
+        code = app(arguments, prog_name="rr-jax", standalone_mode=False) or 0
+        if code == 130:
+            raise KeyboardInterrupt
+    except (KeyboardInterrupt, typer.Abort):
+        stop()
+    except UsageError as error:
+        _leave(2, f"rr-jax: {_line(error.format_message())} (see --help)")
     except (ValueError, OSError) as error:
-        if "--debug" in sys.argv:
-            raise
-        line = " ".join(str(error).split()) or type(error).__name__
-        print(f"rr-jax: {line}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("rr-jax: stopped; the same command resumes from the last finished stage", file=sys.stderr)
-        raise SystemExit(130) from None
+        if "--debug" in arguments:
+            traceback.print_exc()
+        _leave(2, f"rr-jax: {_line(str(error)) or type(error).__name__}")
+    _leave(code)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _leave(code: int, message: str = "") -> NoReturn:
+    """Ends the process at once.
+
+    Python's own way out waits for no thread of JAX or Orbax that is still at work, and such a thread can crash on what
+    is being taken down: a finished or interrupted run would end with -11. Nothing is lost without it: checkpoints are
+    closed where they were opened and appear whole or not at all, and every other file is written whole.
+    """
+    if message:
+        print(message, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads any more
+            code = code or 1
+    os._exit(code)
 
 
 if __name__ == "__main__":

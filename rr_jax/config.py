@@ -4,9 +4,7 @@ Every default is documented where it stands. What the paper leaves open is a nam
 none of these numbers is presented as the paper's.
 """
 
-import difflib
-import types
-import typing
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,13 +13,18 @@ import pydantic
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from rr_jax.config_errors import explain
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what a key of jax.random tells apart
+# YAML 1.1 reads a number with an exponent as text unless it has a point and a sign: 1.0e-3, but not 1e-3.
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 class Section(pydantic.BaseModel):
-    """A part of the configuration: unknown keys are refused and values are never coerced to another type."""
+    """A part of the configuration: unknown keys are refused, values are never coerced, and numbers are finite."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ToxicityTask(Section):
@@ -78,7 +81,8 @@ class ArmsConfig(Section):
     slots: dict[str, list[str]] = {}
     soft: Annotated[int, Field(ge=0)] = 64  # number of soft prompts beside the texts; a power of two is best
     soft_tokens: PositiveInt = 5  # embeddings in a soft prompt
-    dim: PositiveInt = 10  # dimension of the Sobol points (INSTINCT: 10 for induction, 1000 for GSM8K)
+    # Dimension of the Sobol points (INSTINCT: 10 for induction, 1000 for GSM8K), up to what SciPy tabulates.
+    dim: Annotated[int, Field(ge=1, le=21_201)] = 10
     scaling: Literal["embedding", "instinct"] = "embedding"  # size of soft embeddings: the table's, or as coded there
     # A soft prompt makes the model answer (direct), or write an instruction that is then asked (INSTINCT's path).
     path: Literal["direct", "instruction"] = "direct"
@@ -118,7 +122,8 @@ class RewardConfig(Section):
     diversity_weight: Share = 0.3
     kernel: Literal["ngram", "hidden", "encoder"] = "ngram"  # similarity: n-grams, the model's states, an encoder's
     encoder: str | None = None  # folder or hub id of the sentence encoder
-    order: PositiveFloat = 1.0  # q of the Vendi score; .inf looks at the largest eigenvalue alone
+    # q of the Vendi score; .inf looks at the largest eigenvalue alone
+    order: Annotated[float, Field(gt=0.0, allow_inf_nan=True)] = 1.0
     normalization: Literal["excess", "share", "none"] = "excess"  # (v - 1) / (n - 1), v / n, or v as it is
     # A response is fluent if the base model finds it at most so many nats a token less likely than the least likely of
     # its own free texts; null switches that off. Others count as neither relevant nor diverse, as do empty and
@@ -170,6 +175,13 @@ class AdapterConfig(Section):
     alpha: PositiveFloat = 16.0
     targets: Annotated[list[str], Field(min_length=1)] = ["q", "k", "v", "o", "gate", "up", "down"]
 
+    @pydantic.field_validator("targets")
+    @classmethod
+    def _each_once(cls, targets: list[str]) -> list[str]:
+        if len(set(targets)) < len(targets):
+            raise ValueError("expected each module once")
+        return targets
+
 
 class OrthogonalityConfig(Section):
     """Penalty that holds the forget and the retain adapter apart."""
@@ -183,7 +195,7 @@ class TrainConfig(Section):
 
     steps: PositiveInt = 50
     batch_size: PositiveInt = 8  # rows of seq_len tokens, over all devices
-    seq_len: PositiveInt = 128
+    seq_len: PositiveInt = 128  # longer examples are cut; of more than the model's positions those are taken
     learning_rate: PositiveFloat = 3e-3
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat = 1.0  # of the global gradient norm
@@ -201,7 +213,8 @@ class RetainConfig(Section):
 class EtaConfig(Section):
     """Strengths. The forget one is chosen on validation data: the most forgetting within the utility budget."""
 
-    forget: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.3, 0.5, 0.8, 1.2, 1.8]
+    # 0 subtracts nothing, so that the strength may also be chosen to leave the model as it is.
+    forget: Annotated[list[NonNegativeFloat], Field(min_length=1)] = [0.3, 0.5, 0.8, 1.2, 1.8]
     retain: NonNegativeFloat = 1.0
     utility_budget: Share = 0.9  # the worst utility metric keeps at least this share of the base model's
     degenerate_budget: Share = 0.1  # share of empty or repetitive outputs that may be added
@@ -295,7 +308,7 @@ class RunConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     chat: bool | None = None  # prompts are a user's messages in the tokenizer's chat template; null: where it has one
     task: TaskConfig
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     rounds: PositiveInt = 2
     until: Literal["reveal", "measure"] = (
         "measure"  # reveal: only searches and collects, on the base model, to study it
@@ -328,7 +341,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     tree = read_yaml(Path(path), "config")
     for override in overrides:
-        _set(tree, override)
+        set_value(tree, override)
     return parse_config(tree, str(path))
 
 
@@ -354,8 +367,7 @@ def parse_config(tree: dict[str, Any], source: str = "config") -> RunConfig:
     try:
         return RunConfig.model_validate(_floats(tree))
     except pydantic.ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise ValueError("; ".join(f"{source}: {line}" for line in lines)) from None
+        raise ValueError(explain(error, source, RunConfig)) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -380,7 +392,12 @@ def differing_keys(one: dict[str, Any], two: dict[str, Any], prefix: str = "") -
     return names
 
 
-def _set(tree: dict[str, Any], override: str) -> None:
+def set_value(tree: dict[str, Any], override: str) -> None:
+    """Puts the value of `dotted.key=value` into a tree of plain values.
+
+    Raises:
+      ValueError: it has no key, its value is no YAML, or what is to hold the key is no section.
+    """
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise ValueError(f"override {override!r}: expected key=value, such as seed=1 or release.train.steps=100")
@@ -399,54 +416,9 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 
 def _floats(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text (it wants 1.0e-3); people mean a number."""
+    """Texts that people mean as numbers, as numbers."""
     if isinstance(value, dict):
         return {key: _floats(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_floats(item) for item in value]
-    if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _explain(problem: Any) -> str:
-    """One line for one pydantic error."""
-    tags = {"toxicity", "ner", "code", "custom"}
-    place = [str(part) for i, part in enumerate(problem["loc"]) if not (i == 1 and part in tags)]
-    name = ".".join(place) or "config"
-    found = problem.get("input")
-    if problem["type"] == "extra_forbidden":
-        valid = _valid_keys(problem["loc"][:-1])
-        near = difflib.get_close_matches(place[-1], valid, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
-        return f"unknown key {name!r}; {hint}"
-    if problem["type"] == "missing":
-        return f"{name} is missing"
-    if problem["type"].startswith("union_tag"):
-        return f"{name}: found {found!r}, expected a name among {', '.join(sorted(tags))}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}" if isinstance(found, dict) else f"{name}: found {found!r}, {message.lower()}"
-
-
-def _valid_keys(place: Sequence[Any]) -> list[str]:
-    """The keys that the section at `place` accepts."""
-    model: Any = RunConfig
-    for part in place:
-        kinds = model if isinstance(model, list) else [model]
-        fields = [kind.model_fields for kind in kinds]
-        if part in ("toxicity", "ner", "code", "custom") and len(kinds) > 1:
-            model = next(kind for kind in kinds if kind.model_fields["name"].annotation == Literal[part])
-            continue
-        field = next((f[part] for f in fields if part in f), None)
-        if field is None:
-            return []
-        annotation = field.annotation
-        if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-            model = [a for a in typing.get_args(annotation) if isinstance(a, type) and issubclass(a, Section)]
-        else:
-            model = annotation
-    kinds = model if isinstance(model, list) else [model]
-    return [field.alias or name for kind in kinds for name, field in kind.model_fields.items()]
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value

@@ -17,16 +17,15 @@ import yaml
 
 from rr_jax import baseline_stages
 from rr_jax.checkpoint import Checkpoints, Stage
+from rr_jax.checks import check_paths, check_run
 from rr_jax.config import RunConfig, load_config
 from rr_jax.data.sources import text_hash
 from rr_jax.models.encoder_hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
-from rr_jax.models.spec import linear_shapes
 from rr_jax.models.transformer import Adapter
 from rr_jax.release.compose import merged_params
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.report import write_report
-from rr_jax.reveal.candidates import instruction_texts
 from rr_jax.reveal.recall import recall
 from rr_jax.runfolder import MetricsLog, check_config, read_run, start_folder, write_json
 from rr_jax.stages import Context, base_stage, compose_stage, measure_stage, reveal_stage, train_stage
@@ -82,14 +81,12 @@ def run(config: str | Path | RunConfig, *, progress: Progress | None = None, **o
     elif overrides:
         raise ValueError(f"overrides ({', '.join(overrides)}) go with a file, not with a configuration object")
     folder = Path(config.out)
+    check_paths(config)
     check_config(folder, config)
     lm = load_model(config, progress)
-    check_targets(config, lm)
     task = make_task(config.task, lm.tokenizer, config.seed)
-    instruction_texts(
-        task, config.reveal.arms
-    )  # what is wrong with a file or template is said before anything is written
     proposer, encoder = load_helpers(config, task)
+    check_run(config, task, lm, proposer)
     retain = task.retain_examples(config.release.retain.examples, config.seed)
     data = {"retain": retain}
     if config.release.given_true_data:
@@ -268,26 +265,24 @@ def _note_times(folder: Path, seconds: dict[str, float]) -> None:
     write_json(path, manifest)
 
 
-def check_targets(config: RunConfig, lm: LanguageModel) -> None:
-    """Refuses adapter settings that no module of the model can have, before any work is done."""
-    section, shapes = config.release.adapter, linear_shapes(lm.config)
-    for name in section.targets:
-        if name not in shapes:
-            raise ValueError(f"release.adapter.targets: no module is called {name!r}, expected {', '.join(shapes)}")
-        if section.rank > min(shapes[name]):
-            raise ValueError(
-                f"release.adapter.rank: {section.rank} is above {min(shapes[name])}, the smaller side of {name!r}"
-            )
-
-
-def load_round(folder: Path, round: int | None = None) -> tuple[LanguageModel, RunConfig, int]:
+def load_round(
+    folder: str | Path, round: int | None = None, progress: Progress | None = None
+) -> tuple[LanguageModel, RunConfig, int]:
     """The model of a round of a run (default: the selected one), rebuilt from the base weights and the checkpoint.
 
+    Args:
+      folder: of the run.
+      round: 0 is the base model.
+      progress: as for `run`.
+
+    Returns:
+      the model, the run's configuration, and which round it is.
+
     Raises:
-      ValueError: when the folder is no run or has no such round.
+      ValueError: when the folder is no run or has no such round, or the run never changed a model.
     """
-    deltas, config, round = load_deltas(folder, round)
-    lm = load_model(config)
+    deltas, config, round = load_deltas(Path(folder), round)
+    lm = load_model(config, progress)
     return dataclasses.replace(lm, params=merged_params(lm.params, deltas)), config, round
 
 
@@ -295,9 +290,11 @@ def load_deltas(folder: Path, round: int | None = None) -> tuple[Adapter | None,
     """What a round and all before it added to the base weights, in factor form; None for the base model, round 0.
 
     Raises:
-      ValueError: when the folder is no run or has no such round.
+      ValueError: as `load_round`.
     """
     config = read_run(folder)
+    if round is None and config.until == "reveal":
+        raise ValueError(f"{folder} was run until: reveal and has no model of its own; round 0 is the base model")
     if round is None:
         summary = folder / "summary.json"
         if not summary.exists():

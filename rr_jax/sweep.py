@@ -7,6 +7,7 @@ Knows configurations and summaries; never what happens in a run.
 import itertools
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,8 @@ import numpy as np
 import pydantic
 import yaml
 
-from rr_jax.config import RunConfig, Section, load_config, read_yaml
+from rr_jax.config import RunConfig, Section, Seed, load_config, read_yaml, set_value
+from rr_jax.config_errors import explain
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.rounds import NothingRevealed, run
 from rr_jax.runfolder import check_config, write_json, write_text
@@ -28,7 +30,7 @@ class SweepConfig(Section):
 
     base: str  # a run configuration, relative to the sweep's file
     out: str
-    seeds: list[pydantic.NonNegativeInt]
+    seeds: list[Seed]
     overrides: dict[str, Any] = pydantic.Field(default_factory=dict)  # for all runs
     axes: dict[str, dict[str, dict[str, Any]]]  # name of an axis -> label of a value -> overrides
 
@@ -54,38 +56,49 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
     path = Path(path)
     tree = read_yaml(path, "sweep")
     for override in overrides:
-        key, equals, value = override.partition("=")
+        key, equals, _ = override.partition("=")
         if not equals or key not in SweepConfig.model_fields:
             raise ValueError(
                 f"override {override!r}: expected key=value with one of {', '.join(SweepConfig.model_fields)}"
             )
-        tree[key] = yaml.safe_load(value)
+        set_value(tree, override)
     try:
         sweep = SweepConfig.model_validate(tree)
     except pydantic.ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg'].lower()}" for p in error.errors()]
-        raise ValueError(f"sweep {path}: {'; '.join(problems)}") from None
+        raise ValueError(explain(error, f"sweep {path}", SweepConfig)) from None
+    base = path.parent / sweep.base
+    if not base.is_file():
+        raise ValueError(f"sweep {path}: base is {sweep.base!r}, but there is no file {base}")
     if not sweep.seeds or not sweep.axes or not all(sweep.axes.values()):
         raise ValueError(f"sweep {path}: expected at least one seed, one axis, and at least one value on each axis")
     if len(set(sweep.seeds)) < len(sweep.seeds):
         raise ValueError(f"sweep {path}: seeds are {sweep.seeds}, expected each once: a repeat is no new run")
     cells = []
-    for values in itertools.product(*(axis.items() for axis in sweep.axes.values())):
-        labels = {axis: label for axis, (label, _) in zip(sweep.axes, values, strict=True)}
+    for point in itertools.product(*(axis.items() for axis in sweep.axes.values())):
+        labels = {axis: label for axis, (label, _) in zip(sweep.axes, point, strict=True)}
         merged: dict[str, Any] = dict(sweep.overrides)
-        for _, chosen in values:
+        for _, chosen in point:
             merged |= chosen
         for seed in sweep.seeds:
             out = Path(sweep.out) / "runs" / _folder_name([*labels.values(), f"seed{seed}"])
-            lines = [f"{key}={json.dumps(value)}" for key, value in (merged | {"seed": seed, "out": str(out)}).items()]
-            cells.append(Cell(labels, seed, load_config(path.parent / sweep.base, lines)))
+            values = merged | {"seed": seed, "out": str(out)}
+            lines = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in values.items()]
+            cells.append(Cell(labels, seed, load_config(base, lines)))
     return sweep, cells
 
 
 def run_sweep(
-    path: str | Path, overrides: Sequence[str] = (), progress: Callable[[str, int, int], None] | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    progress: Callable[[str, int, int], None] | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
     """Runs what is not there yet, writes sweep.json, sweep.md and figures into the sweep's folder, and returns the rows.
+
+    Args:
+      path, overrides: as for `load_sweep`.
+      progress: called with ("runs", done, of).
+      note: called with a line when a run is over, and before the first if no strategy will have anything to choose.
 
     Raises:
       ValueError: as `load_sweep` and `rounds.run`.
@@ -93,16 +106,27 @@ def run_sweep(
     sweep, cells = load_sweep(path, overrides)
     rows: list[Row] = []
     curves = []
+    unchosen = sum(_spent_at_once(cell.config) for cell in cells)
+    if unchosen:
+        note(
+            f"{unchosen} of {len(cells)} runs: the initial arms take all of reveal.search.generations, so that no "
+            "strategy ever chooses (expected more than reveal.search.initial x reveal.reward.samples)"
+        )
     for number, cell in enumerate(cells):
         if progress is not None:
             progress("runs", number, len(cells))
         row: Row = {**cell.labels, "seed": cell.seed}
+        name = f"run {number + 1} of {len(cells)} ({', '.join([*cell.labels.values(), f'seed {cell.seed}'])})"
+        start = time.perf_counter()
         try:
             check_config(Path(cell.config.out), cell.config)
-            summary = _finished(Path(cell.config.out)) or run(cell.config)
+            there = _finished(Path(cell.config.out))
+            summary = run(cell.config) if there is None else there
         except (NothingRevealed, TrainingDiverged) as error:  # a result like any other, and no reason to stop the rest
             rows.append(row | {"failed": str(error)})
+            note(f"{name}: failed after {time.perf_counter() - start:.1f} s, {error}")
             continue
+        note(f"{name}: " + ("was there" if there is not None else f"done ({time.perf_counter() - start:.1f} s)"))
         rows.append(row | metrics_of(summary) | {"seconds": _seconds(Path(cell.config.out))})
         curves.append((row, *search_curve(summary)))
     if progress is not None:
@@ -174,6 +198,11 @@ def _finished(folder: Path) -> dict[str, Any] | None:
         return None
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return summary if summary["status"] == "complete" else None
+
+
+def _spent_at_once(config: RunConfig) -> bool:
+    """Whether the arms of the initial design use up the budget of the search."""
+    return config.reveal.search.generations <= config.reveal.search.initial * config.reveal.reward.samples
 
 
 def _folder_name(parts: Sequence[str]) -> str:

@@ -1,18 +1,21 @@
 """The command line: bad input is one line and exit code 2, and nothing is left behind."""
 
+import json
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 
-from rr_jax import rounds
+from rr_jax import __version__, cli, rounds
 from rr_jax.config import parse_config
-from rr_jax.models.hub import save
+from rr_jax.lora.adapter import init_adapter
+from rr_jax.models.hub import read_config, save
 from rr_jax.models.transformer import forward
 from rr_jax.testbed import BASE
 from tests import tiny
@@ -39,7 +42,15 @@ BAD = [
     ("no strength", {}, ["release.eta.forget=[]"], "release.eta.forget: found [], list should have at least 1 item"),
     ("no target", {}, ["release.adapter.targets=[]"], "release.adapter.targets: found [], list should have at least 1"),
     ("no file of arms", {}, ["reveal.arms.texts=no.txt"], "reveal.arms.texts: no.txt cannot be read"),
-    ("missing model", {"model": "no/such/model"}, [], "no/such/model"),
+    ("missing model", {"model": "no/such/model"}, [], "there is no folder no/such/model"),
+    ("not a number", {}, ["release.train.learning_rate=.inf"], "learning_rate: found inf, input should be a finite"),
+    ("another model's task", {}, [], "task.name: toxicity asks in the testbed's own prompts"),
+    (
+        "damaged texts",
+        {"task": {"name": "custom", "keywords": ["x"], "retain_text": "{}/bad.jsonl"}},
+        [],
+        "cannot be read",
+    ),
     ("unknown target", {}, ["release.adapter.targets=[q,z]"], "no module is called 'z'"),
     ("no retain file", {"task": {"name": "custom", "keywords": ["x"], "retain_text": "no.txt"}}, [], "no.txt"),
 ]
@@ -48,7 +59,8 @@ BAD = [
 @pytest.mark.parametrize(("changes", "overrides", "message"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
 def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path, changes, overrides, message):
     config = tiny.run_config(tmp_path / "run", folder, **changes)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "bad.jsonl").write_text('{"text": "one"}\n{broken\n')
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config).replace("{}", str(tmp_path)))
     done = rr_jax("run", tmp_path / "config.yaml", *overrides)
     assert done.returncode == 2, done.stdout + done.stderr
     lines = done.stderr.strip().splitlines()
@@ -64,6 +76,53 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         assert "is not a run folder" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--rond", "3"), "rr-jax: No such option: --rond"),
+        (("run",), "rr-jax: Missing argument 'config'."),
+        (("rnu",), "rr-jax: No such command 'rnu'."),
+        (("generate", BASE, "--prompt", "x", "--seed", "-1"), "Invalid value for '--seed'"),
+        (("generate", BASE, "--prompt", "x", "--max-new-tokens", "0"), "Invalid value for '--max-new-tokens'"),
+        (("generate", BASE, "--prompt", "x", "--max-new-tokens", "600"), "is 600, but the model has 512 positions"),
+        (("generate", "no/such/model", "--prompt", "x", "--temperature", "-1"), "temperature is -1.0, expected a"),
+        (("generate", "no/such/model", "--prompt", "x", "--top-p", "0"), "top_p is 0.0, expected a number above 0"),
+        (("generate", BASE, "--prompt", "x", "--round", "1"), "--round is 1, but"),
+        (("sweep", "no.yaml"), "sweep no.yaml: cannot be read"),
+    ],
+    ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, tuple) else "",
+)
+def test_a_misused_command_is_one_line(arguments, message):
+    done = rr_jax(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("rr-jax: ") and message in done.stderr
+
+
+def test_help_and_version_are_no_errors():
+    for arguments in (("--help",), ("run", "--help"), ()):
+        done = rr_jax(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert "Usage: rr-jax" in done.stdout
+    assert rr_jax("--version").stdout == f"rr-jax {__version__}\n"
+
+
+def test_what_ends_short_has_its_line_too(monkeypatch):
+    said, clock = [], iter(range(0, 100, 2))
+    monkeypatch.setattr(cli.notes, "print", said.append)
+    monkeypatch.setattr(cli.time, "perf_counter", lambda: next(clock))
+    with cli._Display() as display:
+        for done in (0, 4):
+            display("collecting", done, 10)
+        display("measuring", 0, 1)
+        display("training", 1, 2)
+        display("training", 2, 2)
+        display("repairing", 1, 3)
+    assert [line.partition(" (")[0] for line in said] == [
+        "collecting: ended at 4 of 10", "measuring: done", "training: done", "repairing: ended at 1 of 3",
+    ]  # fmt: skip
+
+
 def test_generate_continues_a_prompt():
     done = rr_jax("generate", BASE, "--prompt", "Q: Solve this problem:", "--max-new-tokens", "8")
     assert done.returncode == 0, done.stderr
@@ -74,6 +133,15 @@ def test_generate_continues_a_prompt():
     refused = rr_jax("generate", BASE, "--prompt", "x", "--chat")
     assert refused.returncode == 2
     assert "has no chat template" in refused.stderr
+
+
+def test_an_adapter_of_the_testbed_names_its_base_without_a_path(tmp_path, monkeypatch):
+    config = parse_config({"task": {"name": "ner"}, "out": "unused"})
+    adapter = init_adapter(jax.random.key(0), read_config(BASE), 1, ["q"])
+    monkeypatch.setattr(rounds, "load_deltas", lambda folder, round: (adapter, config, 1))
+    cli.export(tmp_path / "run", tmp_path / "adapter", to="adapter")
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == "rr-jax-testbed"
 
 
 def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_path, monkeypatch):
@@ -93,14 +161,22 @@ def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_pat
     np.testing.assert_allclose(forward(after.params, jnp.asarray(tokens), after.config), theirs, atol=1e-4)
     base = forward(tiny.params(), jnp.asarray(tokens), tiny.CONFIG)
     assert np.abs(np.asarray(base) - theirs).max() > 1e-2
-    again = rr_jax("export", tmp_path / "run", tmp_path / "merged")
-    assert again.returncode == 2
-    assert "not an empty folder" in again.stderr
+    (tmp_path / "file").write_text("")
+    for target, message in (
+        ("merged", "not an empty folder"),
+        ("file", "file is a file"),
+        ("file/x", "file is a file"),
+    ):
+        again = rr_jax("export", tmp_path / "run", tmp_path / target)
+        assert again.returncode == 2
+        assert message in again.stderr
 
     peft = pytest.importorskip("peft")
     done = rr_jax("export", tmp_path / "run", tmp_path / "adapter", "--round", 1, "--to", "adapter")
     assert done.returncode == 0, done.stderr
-    assert "rank 6 to 6, largest relative error" in " ".join(done.stdout.split())
+    assert "rank 6 to 6, largest relative error" in done.stdout and done.stdout.count("\n") == 1
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == str(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns of its own use of transformers
         base = transformers.AutoModelForCausalLM.from_pretrained(folder)

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from rr_jax import rounds
 from rr_jax.checkpoint import Checkpoints
 from rr_jax.config import parse_config
+from rr_jax.lora import algebra
 from rr_jax.models.hub import save
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.reveal.collect import Collection
@@ -153,6 +155,17 @@ def test_a_round_outside_every_budget_is_not_applied(folder, tmp_path, echo):
     assert summary["rounds"][0]["accepted"] is False
 
 
+def test_a_strength_of_0_leaves_the_base_weights(folder, tmp_path, echo):
+    config = tiny.run_config(tmp_path / "run", folder, rounds=1)
+    config["release"]["eta"] = {"forget": [0.0], "retain": 0.0, "utility_budget": 1.0}
+    summary = rounds.run(parse_config(config))
+    assert summary["rounds"][0]["accepted"] is True and summary["rounds"][0]["eta_forget"] == 0.0
+    after, _, _ = rounds.load_round(tmp_path / "run", 1)
+    jax.tree.map(np.testing.assert_array_equal, after.params, tiny.params())
+    deltas, _, _ = rounds.load_deltas(tmp_path / "run", 1)
+    assert set(algebra.compact(deltas)[1].values()) == {0.0}
+
+
 def test_a_later_round_that_reveals_nothing_ends_the_run(folder, tmp_path, echo, monkeypatch):
     from rr_jax import stages
 
@@ -270,7 +283,7 @@ def test_a_gain_without_facts_and_a_proposer_that_is_not_there_are_refused(folde
         rounds.run(parse_config(config))
     config = tiny.run_config(tmp_path / "run", folder)
     config["reveal"]["arms"]["proposer"] = "no/such/model"
-    with pytest.raises(ValueError, match="no folder named no/such/model"):
+    with pytest.raises(ValueError, match="there is no folder no/such/model, and it cannot be a hub id"):
         rounds.run(parse_config(config))
     assert not (tmp_path / "run").exists()
 

@@ -98,6 +98,22 @@ def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(sweep
         run_sweep(sweep(**one, overrides={"rounds": 1, "release.train.steps": 2}), ["seeds=[0]"])
 
 
+def test_each_run_is_noted_and_that_no_strategy_chooses(sweep):
+    few = {"one": {"reveal.collect.min_size": 2}, "many": {"reveal.collect.size": 900, "reveal.collect.min_size": 800}}
+    overrides = {"rounds": 1, "until": "reveal", "reveal.search.generations": 4}
+    path = sweep(axes={"size": few}, overrides=overrides)
+    lines: list[str] = []
+    run_sweep(path, ["seeds=[0]"], note=lines.append)
+    assert lines[0].startswith("2 of 2 runs: the initial arms take all of reveal.search.generations")
+    assert [line.partition(":")[0] for line in lines[1:]] == [
+        "run 1 of 2 (one, seed 0)", "run 2 of 2 (many, seed 0)",
+    ]  # fmt: skip
+    assert all("done (" in line for line in lines[1:])
+    lines.clear()
+    run_sweep(path, ["seeds=[0]"], note=lines.append)
+    assert all(line.endswith("was there") for line in lines[1:]) and len(lines) == 3
+
+
 def test_a_run_that_reveals_nothing_is_a_row_and_the_rest_goes_on(sweep, tmp_path):
     few = {"one": {"reveal.collect.min_size": 2}, "many": {"reveal.collect.size": 900, "reveal.collect.min_size": 800}}
     rows = run_sweep(sweep(axes={"size": few}), ["seeds=[0]"])
@@ -158,12 +174,14 @@ def test_a_run_that_was_not_accepted_counts_as_the_base_model():
 @pytest.mark.parametrize(
     ("changes", "overrides", "message"),
     [
-        ({"sedes": [1]}, [], "sedes: extra inputs are not permitted"),
+        ({"sedes": [1]}, [], "unknown key 'sedes'; did you mean 'seeds'"),
+        ({"seeds": "all"}, [], "seeds: found 'all', input should be a valid list"),
+        ({}, ["seeds=["], "override 'seeds=\\[': the value is not valid YAML"),
         ({"seeds": []}, [], "expected at least one seed"),
         ({"axes": {"a": {}}}, [], "at least one value on each axis"),
         ({"axes": {}}, [], "expected at least one seed, one axis"),
         ({"seeds": [1, 1]}, [], r"seeds are \[1, 1\], expected each once"),
-        ({"base": "no.yaml"}, [], "no.yaml: cannot be read"),
+        ({"base": "no.yaml"}, [], "base is 'no.yaml', but there is no file .*no.yaml"),
         (
             {"axes": {"a": {"x": {"release.pairng": "none"}}}},
             [],

@@ -9,9 +9,11 @@ import glob
 import gzip
 import hashlib
 import itertools
+import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,6 +79,18 @@ def text_hash(texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def _only_raising() -> Iterator[None]:
+    """What `datasets` (imported by now: that sets its level) raises of a damaged file it also logs: once is enough."""
+    logger = logging.getLogger("datasets")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
@@ -106,11 +120,12 @@ def _file_rows(path: Path, reader: str) -> Iterator[dict[str, Any]]:
 
     # The name is taken for a pattern otherwise.
     data_files = glob.escape(str(path.absolute()))
-    try:
-        rows = datasets.load_dataset(reader, data_files=data_files, split="train", streaming=True)
-    except StopIteration:  # what it says of a file with nothing in it
-        return
-    yield from rows
+    with _only_raising():
+        try:
+            rows = datasets.load_dataset(reader, data_files=data_files, split="train", streaming=True)
+        except StopIteration:  # what it says of a file with nothing in it
+            return
+        yield from rows
 
 
 def _hub_rows(source: str) -> Iterator[dict[str, Any]]:

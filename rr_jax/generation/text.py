@@ -147,6 +147,11 @@ def check_room(lm: LanguageModel, encoded: Sequence[Sequence[int]], max_new_toke
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
     room = lm.config.max_positions - max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"max_new_tokens is {max_new_tokens}, but the model has {lm.config.max_positions} positions, of which the "
+            "prompt takes some"
+        )
     for number, ids in enumerate(encoded):
         if not ids:
             raise ValueError(f"prompt {number} has no tokens, expected at least one")

@@ -31,6 +31,7 @@ Shardings = Callable[[ArraySpec], jax.sharding.Sharding]
 
 _HUB_PATTERNS = ["*.json", "model*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt", "*.jinja"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # Rotary tables and causal masks that old checkpoints hold as if they were weights.
 _BUFFERS = re.compile(r"rotary_emb\.inv_freq$|attn\.(masked_)?bias$|attention\.(masked_)?bias$")
 
@@ -150,6 +151,8 @@ def model_folder(source: str | os.PathLike[str], revision: str | None = None) ->
         return path
     if path.exists():
         raise ValueError(f"{path} is a file; expected a folder with config.json and model.safetensors")
+    if not _HUB_ID.fullmatch(str(source)):
+        raise ValueError(f"there is no folder {source}, and it cannot be a hub id, which is OWNER/NAME or NAME")
     import huggingface_hub  # here because a local folder does not need it
 
     try:

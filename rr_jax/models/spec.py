@@ -5,6 +5,7 @@ Initialisation, abstract trees, shardings and checks on loaded weights all read 
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -46,6 +47,21 @@ def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     }
     names = [name for name in LINEAR_MODULES if config.gated or name != "gate"]
     return {name: (sizes[_LINEAR_AXES[name][0]], sizes[_LINEAR_AXES[name][1]]) for name in names}
+
+
+def check_inputs(tokens: Any, axes: int, adapters: Mapping[str, Any] | None, config: ModelConfig) -> None:
+    """Refuses what a model would look past, or fail at far from here; nothing of it is left in compiled code.
+
+    Raises:
+      ValueError: tokens of another number of axes than `axes` (1 is [B], 2 is [B, S]), or an adapter of a module that
+        the model has not.
+    """
+    shape, modules = jnp.shape(tokens), linear_shapes(config)
+    if len(shape) != axes:
+        raise ValueError(f"tokens have shape {shape}, expected {('[B]', '[B, S]')[axes - 1]}")
+    unknown = [name for name in adapters or {} if name not in modules]
+    if unknown:
+        raise ValueError(f"adapters: the model has no module {unknown[0]!r}, expected some of {', '.join(modules)}")
 
 
 def param_specs(config: ModelConfig) -> dict[str, Any]:

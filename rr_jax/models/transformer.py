@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from rr_jax.models import layers
 from rr_jax.models.config import ModelConfig
+from rr_jax.models.spec import check_inputs
 
 Params = dict[str, Any]
 Adapter = dict[str, dict[str, jax.Array]]
@@ -59,6 +60,9 @@ def forward(
       mask: [B, S] bool, real tokens; padding may be on either side.
       segment_ids: [B, S] int32 for packed rows: a token sees its own segment only, 0 is padding. Replaces `mask`.
       soft_prompt: [B, P, D] embeddings for the soft tokens of each row, in order.
+
+    Raises:
+      ValueError: tokens of another number of axes, or an adapter of a module that the model has not.
     """
     states = hidden_states(
         params, tokens, config, adapters=adapters, mask=mask, segment_ids=segment_ids, soft_prompt=soft_prompt
@@ -124,6 +128,7 @@ def prefill(
     Returns:
       Logits [B, V] float32 after the last prompt token (only those are computed), and the cache.
     """
+    check_inputs(tokens, 2, adapters, config)
     batch, length = tokens.shape
     if cache_size < length:
         raise ValueError(f"cache_size is {cache_size}, the prompts alone need {length}")
@@ -149,6 +154,7 @@ def decode_step(
     params: Params, token: jax.Array, cache: Cache, config: ModelConfig, *, adapters: Adapter | None = None
 ) -> tuple[jax.Array, Cache]:
     """Appends one token [B] to every row and returns the logits [B, V] float32 that follow it, and the cache."""
+    check_inputs(token, 1, adapters, config)
     slots = jnp.arange(cache.mask.shape[1])[None, :] == cache.index
     position = jnp.sum(cache.mask, axis=1, dtype=jnp.int32)[:, None]  # [B, 1]: real tokens so far
     cache = dataclasses.replace(cache, mask=cache.mask | slots, positions=jnp.where(slots, position, cache.positions))
@@ -237,6 +243,7 @@ def _read(
     keep_layers: bool = False,
 ) -> tuple[jax.Array, Any]:
     """Runs all layers over whole texts: the last residual stream [B, S, D], and that of each layer if asked for."""
+    check_inputs(tokens, 2, adapters, config)
     if segment_ids is None:
         segment_ids = jnp.ones_like(tokens) if mask is None else mask.astype(jnp.int32)
     positions = _segment_positions(segment_ids)

@@ -53,6 +53,15 @@ def instruction_texts(task: Task, config: ArmsConfig) -> list[str]:
     return list(dict.fromkeys([*task.instructions, *further, *pool.expand_templates(config.templates, config.slots)]))
 
 
+def check_vocabulary(proposer: LanguageModel, lm: LanguageModel) -> None:
+    """Raises ValueError unless what the proposer writes are tokens of the model."""
+    if proposer.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
+        raise ValueError(
+            f"reveal.arms.proposer has {len(proposer.tokenizer)} token ids that are not the model's "
+            f"{len(lm.tokenizer)}: expected a proposer with the same vocabulary"
+        )
+
+
 def make_candidates(
     lm: LanguageModel, task: Task, config: ArmsConfig, seed: int, round: int, proposer: LanguageModel | None = None
 ) -> Candidates:
@@ -65,11 +74,8 @@ def make_candidates(
       ValueError: an empty pool, a file or template that is wrong, or a proposer with another vocabulary.
     """
     writer = lm if proposer is None else proposer
-    if proposer is not None and proposer.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
-        raise ValueError(
-            f"reveal.arms.proposer has {len(proposer.tokenizer)} token ids that are not the model's "
-            f"{len(lm.tokenizer)}: expected a proposer with the same vocabulary"
-        )
+    if proposer is not None:
+        check_vocabulary(proposer, lm)
     arms = pool.build_arms(instruction_texts(task, config), list(task.stems), config.soft)
     if not config.soft:
         return Candidates(arms, last_hidden(writer, [arm.text for arm in arms]), None)

@@ -74,6 +74,7 @@ def test_a_relative_path_and_another_field(tmp_path: Path, monkeypatch: pytest.M
         ("a.jsonl.gz", gzip.compress(b""), "there is no text in it"),
         ("a.csv", b"", "there is no text in it"),
         ("a.json", b"{not json", "cannot be read"),
+        ("a.jsonl", b'{"text": "one"}\n{broken\n', "cannot be read"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "abc"}\n' * 100)[:-12], "cannot be read"),
         ("a.txt.gz", b"plain", "cannot be read"),
         ("a.txt", b"\xff\xfe\xfa", "cannot be read"),
@@ -81,12 +82,15 @@ def test_a_relative_path_and_another_field(tmp_path: Path, monkeypatch: pytest.M
         ("a.docx", b"x", "ends in '.docx', expected .txt"),
     ],
 )
-def test_what_is_wrong_with_a_file(name: str, data: bytes, message: str, tmp_path: Path):
+def test_what_is_wrong_with_a_file(
+    name: str, data: bytes, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(ValueError, match=message) as caught:
         load_texts(str(path), "text", 10)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("source", ["missing.jsonl", "/no/such/file", "./missing", "no/such/file.csv.gz", ""])

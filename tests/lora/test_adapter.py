@@ -8,7 +8,7 @@ import pytest
 from rr_jax.lora.adapter import init_adapter, merge_adapter, scale_adapter, stack_adapters, unstack_adapter
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.spec import LINEAR_MODULES, init_params, linear_shapes
-from rr_jax.models.transformer import forward
+from rr_jax.models.transformer import decode_step, forward, hidden_states, layer_states, prefill
 
 CONFIG = ModelConfig(
     family="llama",
@@ -127,6 +127,23 @@ def test_merge_refuses_what_does_not_fit(params):
         merge_adapter(params, {"query": adapter["q"]})
     with pytest.raises(ValueError, match=r"adapter of 'v' has .* weight \(3, 16, 12\)"):
         merge_adapter(params, {"v": adapter["q"]})
+
+
+def test_the_model_refuses_an_adapter_it_would_look_past_and_tokens_without_rows(params, tokens):
+    pair = {"a": jnp.zeros((3, 1, 1)), "b": jnp.zeros((3, 1, 1))}
+    for call in (forward, hidden_states, layer_states):
+        with pytest.raises(ValueError, match="adapters: the model has no module 'q_proj', expected some of q, k, v"):
+            call(params, tokens, CONFIG, adapters={"q_proj": pair})
+        with pytest.raises(ValueError, match=r"tokens have shape \(7,\), expected \[B, S\]"):
+            call(params, jnp.zeros(7, jnp.int32), CONFIG)
+    mask = jnp.ones((1, 4), bool)
+    with pytest.raises(ValueError, match=r"tokens have shape \(4,\), expected \[B, S\]"):
+        prefill(params, jnp.zeros(4, jnp.int32), mask, CONFIG, cache_size=8)
+    _, cache = prefill(params, jnp.ones((1, 4), jnp.int32), mask, CONFIG, cache_size=8)
+    with pytest.raises(ValueError, match=r"tokens have shape \(1, 1\), expected \[B\]"):
+        decode_step(params, jnp.ones((1, 1), jnp.int32), cache, CONFIG)
+    with pytest.raises(ValueError, match="no module 'q_proj'"):
+        decode_step(params, jnp.ones(1, jnp.int32), cache, CONFIG, adapters={"q_proj": pair})
 
 
 def test_the_scale_may_be_traced_and_mapped(params, tokens):

@@ -320,7 +320,15 @@ def test_hub_id_is_downloaded(lm, folder, monkeypatch):
     assert list(chosen) == wanted
 
 
-@pytest.mark.parametrize("source", ["no-such-owner/no-such-model", "./no/such/folder", "/no/such/folder"])
+@pytest.mark.parametrize("source", ["./no/such/folder", "/no/such/folder", "no/such/folder", "../folder", "folder/"])
+def test_what_can_only_be_a_folder_and_is_none(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("the hub was asked"))
+    with pytest.raises(ValueError, match=rf"^there is no folder {source}, and it cannot be a hub id"):
+        hub.load(source)
+
+
+@pytest.mark.parametrize("source", ["no-such-owner/no-such-model", "no-such-model"])
 def test_neither_folder_nor_hub(source, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

@@ -1,0 +1,118 @@
+"""What a run cannot do is refused here, before anything is written: once config.yaml is there, mending a mistake would
+be another configuration.
+
+Looks at the configuration, the task, the models and their tokenizers; never computes with a model.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rr_jax.config import CustomTask, RunConfig, plain
+from rr_jax.generation.prompts import encode_prompts
+from rr_jax.models.hub import LanguageModel
+from rr_jax.models.spec import linear_shapes
+from rr_jax.reveal.arms import build_arms
+from rr_jax.reveal.candidates import check_vocabulary, instruction_texts
+from rr_jax.tasks.base import Task
+from rr_jax.tasks.testbed import TestbedTask
+from rr_jax.testbed.lexicon import ENTITY_WORDS
+
+PLACEHOLDER = "path/to/"  # what the shipped configurations have where a path of the user's is to stand
+
+
+def check_paths(config: RunConfig) -> None:
+    """Refuses a configuration that still has the paths of an example in it.
+
+    Raises:
+      ValueError: names all of them.
+    """
+    unedited = [
+        f"{key} ({value})"
+        for key, value in _leaves(plain(config))
+        if isinstance(value, str) and value.startswith(PLACEHOLDER) and not Path(value).exists()
+    ]
+    if unedited:
+        raise ValueError(f"{', '.join(unedited)}: put your own in place of what the example has, as key=value")
+
+
+def check_run(config: RunConfig, task: Task, lm: LanguageModel, proposer: LanguageModel | None) -> None:
+    """Refuses what the model cannot do: adapters, prompts and lengths that do not fit it, a task made for another.
+
+    Raises:
+      ValueError: the first thing found.
+    """
+    texts = instruction_texts(task, config.reveal.arms)
+    build_arms(texts, list(task.stems), config.reveal.arms.soft)
+    _check_targets(config, lm)
+    if isinstance(task, TestbedTask):
+        _check_testbed(task, lm, config.model)
+    if proposer is not None:
+        check_vocabulary(proposer, lm)
+    _check_lengths(config, task, texts, lm, lm if proposer is None else proposer)
+
+
+def _check_targets(config: RunConfig, lm: LanguageModel) -> None:
+    section, shapes = config.release.adapter, linear_shapes(lm.config)
+    for name in section.targets:
+        if name not in shapes:
+            raise ValueError(f"release.adapter.targets: no module is called {name!r}, expected {', '.join(shapes)}")
+        if section.rank > min(shapes[name]):
+            raise ValueError(
+                f"release.adapter.rank: {section.rank} is above {min(shapes[name])}, the smaller side of {name!r}"
+            )
+
+
+def _check_testbed(task: TestbedTask, lm: LanguageModel, model: str) -> None:
+    """A model of the testbed, whatever its seed, has every name of that world as one token; no other model has."""
+    vocabulary = lm.tokenizer.get_vocab()
+    missing = sum(f" {word}" not in vocabulary for word in ENTITY_WORDS)
+    if missing:
+        raise ValueError(
+            f"task.name: {task.name} asks in the testbed's own prompts, which {model} was not trained on (its tokenizer "
+            f"lacks {missing} of the testbed's {len(ENTITY_WORDS)} names); use model=testbed, or task.name=custom"
+        )
+
+
+def _check_lengths(config: RunConfig, task: Task, texts: list[str], lm: LanguageModel, writer: LanguageModel) -> None:
+    """Every prompt of the search and of a custom task's evaluation leaves room for what is to be generated."""
+    arms, positions = config.reveal.arms, lm.config.max_positions
+    length = task.max_new_tokens
+    key = "task.max_new_tokens" if isinstance(config.task, CustomTask) else f"task {task.name}"
+    if length >= positions:
+        raise ValueError(f"{key}: {length} tokens are to be generated, but the model has {positions} positions in all")
+    soft = arms.soft_tokens if arms.soft else 0
+    longest = max((_tokens(lm, text, 0), text) for text in (*texts, *_evaluated(config)))
+    if soft and arms.path == "direct":
+        longest = max(longest, *((_tokens(lm, stem, soft), f"soft prompt, {stem}") for stem in task.stems))
+    elif soft:
+        room = writer.config.max_positions - arms.instruction_tokens
+        stems = max(_tokens(writer, stem, soft) for stem in task.stems)
+        if stems > room:
+            raise ValueError(
+                f"reveal.arms: soft_tokens and the text after them are {stems} tokens, instruction_tokens "
+                f"{arms.instruction_tokens}: more than the {writer.config.max_positions} positions of the model"
+            )
+        longest = max(longest, (stems + arms.instruction_tokens, "an instruction that a model writes"))
+    if longest[0] + length > positions:
+        raise ValueError(
+            f"a prompt of {longest[0]} tokens ({longest[1][:40]!r}) and the {length} of {key} do not fit the "
+            f"{positions} positions of the model"
+        )
+
+
+def _evaluated(config: RunConfig) -> list[str]:
+    return config.task.prompts if isinstance(config.task, CustomTask) else []
+
+
+def _tokens(lm: LanguageModel, text: str, soft: int) -> int:
+    return len(encode_prompts(lm.tokenizer, [text], soft, lm.chat)[0])
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,59 @@
+"""What is wrong with a tree of plain values, in one line: the name, what was found, what was expected.
+
+Knows pydantic's errors and the sections they are about; never files or what a key means.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pydantic
+
+TASKS = ("toxicity", "ner", "code", "custom")  # what tells the sections of the one key that has several apart
+
+
+def explain(error: pydantic.ValidationError, source: str, model: type[pydantic.BaseModel]) -> str:
+    """Every problem that was found in `source`, which is to be a `model`."""
+    return "; ".join(f"{source}: {_explain(problem, model)}" for problem in error.errors())
+
+
+def _explain(problem: Any, model: type[pydantic.BaseModel]) -> str:
+    kind, found, loc = problem["type"], problem.get("input"), problem["loc"]
+    place = [str(part) for i, part in enumerate(loc) if not (i == 1 and loc[0] == "task" and part in TASKS)]
+    name = ".".join(place) or "config"
+    if kind == "extra_forbidden":
+        return f"unknown key {name!r}; {_hint(place[-1], _valid_keys(loc[:-1], model), 'valid keys:')}"
+    if kind == "missing":
+        return f"{name} is missing"
+    if kind == "union_tag_not_found":
+        return f"{name}.name is missing, expected one of {', '.join(TASKS)}"
+    if kind == "union_tag_invalid":
+        return f"{name}.name: found {found['name']!r}; {_hint(str(found['name']), TASKS, 'expected one of')}"
+    if kind in ("model_type", "model_attributes_type"):
+        keys = _valid_keys(loc, model)
+        return f"{name}: found {found!r}, expected a section with keys such as {', '.join(keys[:3])}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if isinstance(found, dict) else f"{name}: found {found!r}, {message.lower()}"
+
+
+def _hint(found: str, valid: Sequence[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(found, valid, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(valid)}"
+
+
+def _valid_keys(place: Sequence[Any], root: type[pydantic.BaseModel]) -> list[str]:
+    """The keys that the section at `place` of a `root` accepts."""
+    kinds: list[Any] = [root]
+    for part in place:
+        if part in TASKS and len(kinds) > 1:
+            kinds = [kind for kind in kinds if kind.model_fields["name"].annotation == Literal[part]]
+            continue
+        field = next((kind.model_fields[part] for kind in kinds if part in kind.model_fields), None)
+        if field is None:
+            return []
+        union = isinstance(field.annotation, types.UnionType) or typing.get_origin(field.annotation) is typing.Union
+        options = typing.get_args(field.annotation) if union else (field.annotation,)
+        kinds = [one for one in options if isinstance(one, type) and issubclass(one, pydantic.BaseModel)]
+    return list(dict.fromkeys(field.alias or name for kind in kinds for name, field in kind.model_fields.items()))

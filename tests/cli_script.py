@@ -1,0 +1,9 @@
+"""The command line on a task about nothing: `cli_script.py ARGUMENTS` is `rr-jax ARGUMENTS` with tests.tiny.EchoTask."""
+
+from rr_jax import cli, rounds
+from tests import tiny
+
+rounds.make_task = lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics)
+
+if __name__ == "__main__":
+    cli.main()
