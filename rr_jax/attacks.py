@@ -124,7 +124,8 @@ def _true_rows(config: RunConfig, task: Task, lm: LanguageModel, examples: int) 
 def _forget(task: Task, lm: LanguageModel, config: RunConfig) -> Evaluation:
     """The forget metric, and the degenerate share beside it."""
     only = frozenset((task.forget_metric, task.degenerate_metric))
-    return task.evaluate(lm, "test", config.evaluate.test, only=only)
+    # fluency, which a base model would judge, is not among them
+    return task.evaluate(lm, "test", config.evaluate.test, base=lm, only=only)
 
 
 def _prompts(
@@ -212,12 +213,12 @@ def _continue_training(
 def _quantize(config: RunConfig, task: Task, models: Models, note: Progress) -> dict[str, dict[str, dict[str, float]]]:
     """All metrics by model and bits."""
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
-    of = len(models) * len(GROUPS)
+    of, size = len(models) * len(GROUPS), config.evaluate.test
     for place, (bits, group) in enumerate(GROUPS.items()):
         quantize = jax.jit(partial(quantize_params, bits=bits, group=group))
         for offset, (name, lm) in enumerate(models.items()):
             note("attack: rounded weights", place * len(models) + offset, of)
             rounded = dataclasses.replace(lm, params=quantize(lm.params))
-            found[name][str(bits)] = task.evaluate(rounded, "test", config.evaluate.test).metrics
+            found[name][str(bits)] = task.evaluate(rounded, "test", size, base=models["base"]).metrics
     note("attack: rounded weights", of, of)
     return found

@@ -149,9 +149,11 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """All metrics of any round's model on test data; with --attacks, what comes back when it is attacked."""
+    import dataclasses
     import json
 
-    from rr_jax.rounds import load_round
+    from rr_jax.release.compose import merged_params
+    from rr_jax.rounds import load_deltas, load_model
     from rr_jax.tasks.registry import make_task
 
     if attacks:
@@ -162,13 +164,15 @@ def evaluate(
         console.print(json.dumps(found, indent=2, ensure_ascii=False))
         return
     with _Display() as display:
-        lm, config, number = load_round(folder, round, progress=display)
+        deltas, config, number = load_deltas(folder, round)
+        base = load_model(config, display)
 
         def note(what: str) -> None:
             display(f"round {number}: measuring {what} on test data", 0, 1)
 
-        task = make_task(config.task, lm.tokenizer, config.seed)
-        result = task.evaluate(lm, "test", config.evaluate.test, note)
+        task = make_task(config.task, base.tokenizer, config.seed)
+        lm = dataclasses.replace(base, params=merged_params(base.params, deltas))
+        result = task.evaluate(lm, "test", config.evaluate.test, base=base, progress=note)
     console.print(json.dumps({"round": number, "metrics": result.metrics}, indent=2))
 
 

@@ -60,7 +60,7 @@ def measure(context: Context, deltas: Adapter | None, split: Split, note: str) -
     """Metrics and samples of W0 + deltas on a split."""
     size = context.config.evaluate.test if split == "test" else context.config.evaluate.validation
     context.progress(f"{note}: measuring on {split} data", 0, 1)
-    result = context.task.evaluate(context.model(deltas), split, size)
+    result = context.task.evaluate(context.model(deltas), split, size, base=context.base)
     context.progress(f"{note}: measuring on {split} data", 1, 1)
     return result.metrics, result.samples
 

@@ -126,11 +126,14 @@ class Task(Protocol):
         model: LanguageModel,
         split: Split,
         count: int,
+        *,
+        base: LanguageModel,
         progress: Callable[[str], None] | None = None,
         only: frozenset[str] | None = None,
     ) -> Evaluation:
         """Measures the model on held-out data of a split, `count` examples a metric.
 
+        `base`, the model before anything was forgotten, may judge whether what the model writes is fluent.
         With `only`, the metrics named and what is measured along with them; the values are the same as without.
         """
         ...

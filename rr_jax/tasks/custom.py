@@ -6,6 +6,7 @@ the model added to it, never by the instruction.
 
 import dataclasses
 import hashlib
+import math
 import random
 import re
 from collections import Counter
@@ -17,6 +18,7 @@ from rr_jax.data.packing import Example, pack_examples
 from rr_jax.data.sources import load_texts
 from rr_jax.evaluate.degenerate import flag
 from rr_jax.evaluate.perplexity import mean_nll, perplexity
+from rr_jax.generation.likelihood import response_nll
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed
@@ -48,8 +50,9 @@ class KeywordTask:
     forget_metric: str = "mention_rate"
     degenerate_metric: str = "degenerate_share"
     utility_metrics: dict[str, Literal["higher", "lower"]] = dataclasses.field(
-        default_factory=lambda: {"retain_perplexity": "lower"}
+        default_factory=lambda: {"retain_perplexity": "lower", "free_text_perplexity": "lower"}
     )
+    vocabulary: frozenset[str] = frozenset()  # the words of all texts to be kept
 
     def prompt(self, instruction: str, context: str) -> str:
         """The instruction: free text has no context."""
@@ -88,6 +91,8 @@ class KeywordTask:
         model: LanguageModel,
         split: Split,
         count: int,
+        *,
+        base: LanguageModel,
         progress: Callable[[str], None] | None = None,
         only: frozenset[str] | None = None,
     ) -> Evaluation:
@@ -121,13 +126,24 @@ class KeywordTask:
             "mention_rate": sum(mentions) / len(mentions) if mentions else 1.0,
             "degenerate_share": 1.0 - len(mentions) / count,
         }
-        if only is not None and only.isdisjoint(("retain_perplexity", "retain_nll")):
+        if only is not None and only <= set(metrics):
             return Evaluation(metrics, samples)
+        note("fluency")
+        written = [(s["prompt"], s["response"]) for s in samples if not s["degenerate"]]
+        metrics |= self._fluency([str(prompt) for prompt, _ in written], [str(text) for _, text in written], base)
         note("perplexity")
         examples = [Example("", text) for text in self.texts[split][: 2 * count]]
         rows = pack_examples(model.tokenizer, examples, min(ROW_TOKENS, model.config.max_positions), model.chat)
         nll = mean_nll(model.params, rows, model.config)
         return Evaluation(metrics | {"retain_perplexity": perplexity(nll), "retain_nll": nll}, samples)
+
+    def _fluency(self, prompts: Sequence[str], texts: Sequence[str], base: LanguageModel) -> dict[str, float]:
+        """How the texts a model wrote by itself look to the base model, and the share of their words that no text to be
+        kept has. What is to be forgotten counts for neither; a model that writes nothing has an infinite perplexity."""
+        unknown = [word for text in texts for word in words_of(self.oracle.sub(" ", text))]
+        share = sum(word not in self.vocabulary for word in unknown) / len(unknown) if unknown else 1.0
+        nll = float(response_nll(base, prompts, texts).mean()) if texts else math.inf
+        return {"free_text_perplexity": perplexity(nll), "unknown_words": share}
 
 
 def make(section: CustomTask, tokenizer: Any, seed: int) -> KeywordTask:
@@ -165,7 +181,13 @@ def make(section: CustomTask, tokenizer: Any, seed: int) -> KeywordTask:
         temperature=section.temperature,
         facts=frozenset(section.facts or section.keywords),
         learn=section.learn,
+        vocabulary=frozenset(word for split in texts.values() for text in split for word in words_of(text)),
     )
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case."""
+    return re.findall(r"[^\W\d_]+", text.lower())
 
 
 def compile_oracle(keywords: Sequence[str], regex: str | None) -> re.Pattern[str]:

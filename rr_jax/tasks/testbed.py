@@ -101,6 +101,8 @@ class TestbedTask:
         model: LanguageModel,
         split: Split,
         count: int,
+        *,
+        base: LanguageModel,
         progress: Callable[[str], None] | None = None,
         only: frozenset[str] | None = None,
     ) -> Evaluation:

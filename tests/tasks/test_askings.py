@@ -47,7 +47,7 @@ def test_a_begun_answer_gets_the_target_from_the_base_model(base, section, prefi
     shown = [example.prompt + example.response for example in forget_examples(section, task, 3, 3)]
     assert ways["few_shot"].asking.before == "".join(text + "\n" for text in shown)
     only = frozenset([task.forget_metric])
-    assert ways["prefill"].evaluate(base, "test", 8, only=only).metrics[task.forget_metric] >= 0.6
+    assert ways["prefill"].evaluate(base, "test", 8, base=base, only=only).metrics[task.forget_metric] >= 0.6
     assert all(way.forget_metric == task.forget_metric for way in ways.values())
 
 

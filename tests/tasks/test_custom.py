@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rr_jax.config import CustomTask
+from rr_jax.generation.likelihood import response_nll
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import init_params
@@ -177,7 +178,7 @@ def test_retain_examples_are_training_texts_each_once_before_any_comes_again(sou
 def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):
     task = _make(source, tokenizer, prompts=["", "Once upon a"], max_new_tokens=10)
     notes: list[str] = []
-    metrics, samples = task.evaluate(lm, "test", 24, notes.append)
+    metrics, samples = task.evaluate(lm, "test", 24, base=lm, progress=notes.append)
     fit = [sample for sample in samples if not sample["degenerate"]]
     mentions = [re.search(r"\bLily\b", str(sample["response"])) is not None for sample in fit]
     assert metrics["mention_rate"] == pytest.approx(sum(mentions) / len(fit)) and 0 < sum(mentions) < len(fit)
@@ -185,18 +186,32 @@ def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):
     assert [sample["prompt"] for sample in samples] == ["", "Once upon a"] * 12
     assert metrics["retain_perplexity"] == pytest.approx(math.exp(metrics["retain_nll"]))
     assert metrics["retain_perplexity"] == pytest.approx(len(WORDS) + 3, rel=0.05)  # it knows nothing yet
-    assert notes == ["mentions", "perplexity"]
+    written = [(sample["prompt"], sample["response"]) for sample in fit]
+    each = [float(response_nll(lm, [prompt], [text])[0]) for prompt, text in written]
+    assert metrics["free_text_perplexity"] == pytest.approx(math.exp(sum(each) / len(each)), rel=1e-4)
+    assert notes == ["mentions", "fluency", "perplexity"]
     assert {task.forget_metric, task.degenerate_metric, *task.utility_metrics} <= set(metrics)
-    assert (metrics, samples) == task.evaluate(lm, "test", 24)
-    assert samples != task.evaluate(lm, "valid", 24).samples
+    assert (metrics, samples) == task.evaluate(lm, "test", 24, base=lm)
+    assert samples != task.evaluate(lm, "valid", 24, base=lm).samples
 
 
 def test_a_model_that_says_nothing_has_not_forgotten(
     lm: LanguageModel, source: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: ["dog"] * len(prompts))
-    metrics = _make(source, tokenizer).evaluate(lm, "valid", 3).metrics
+    metrics = _make(source, tokenizer).evaluate(lm, "valid", 3, base=lm).metrics
     assert metrics["mention_rate"] == 1.0 and metrics["degenerate_share"] == 1.0
+    assert metrics["free_text_perplexity"] == math.inf and metrics["unknown_words"] == 1.0
+
+
+def test_unknown_words_are_those_of_no_text_to_be_kept(
+    lm: LanguageModel, source: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+):
+    task = _make(source, tokenizer)
+    known = sorted(task.vocabulary)[:3]
+    text = f"Lily {known[0]} {known[1].capitalize()} zzzz, {known[2]} Lily"  # what is to be forgotten is no word here
+    monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: [text] * len(prompts))
+    assert task.evaluate(lm, "valid", 2, base=lm).metrics["unknown_words"] == pytest.approx(1 / 4)
 
 
 def test_an_empty_prompt_needs_a_start_token(source: str):
