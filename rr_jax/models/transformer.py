@@ -6,6 +6,7 @@ training or where the weights came from, and no family is named: `ModelConfig` s
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -19,6 +20,10 @@ from rr_jax.models.spec import check_inputs
 Params = dict[str, Any]
 Adapter = dict[str, dict[str, jax.Array]]
 
+Read = Callable[[str, jax.Array, jax.Array], Any]
+Keep = Callable[[str, jax.Array], None]
+
+AFTER_LAYER = "after"  # what `read_inputs` calls the residual stream after a layer
 SOFT_TOKEN = -1  # a token id that takes its embedding from the soft prompt
 
 
@@ -85,19 +90,25 @@ def hidden_states(
     return _norm(x, params, "final_norm", config)
 
 
-def layer_states(
+def read_inputs(
     params: Params,
     tokens: jax.Array,
     config: ModelConfig,
+    read: Read,
     *,
     adapters: Adapter | None = None,
     mask: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
-    soft_prompt: jax.Array | None = None,
-) -> jax.Array:
-    """The residual stream [L, B, S, D] after each layer, before the final norm. Arguments as for `forward`."""
-    _, each = _read(params, tokens, config, adapters, mask, segment_ids, soft_prompt, keep_layers=True)
-    return each
+) -> dict[str, Any]:
+    """What `read` makes of the input of each linear module: {module: a tree whose leaves have a leading axis L}.
+
+    Args:
+      read: called as read(module, layer, x) with the number of the layer (traced) and x [B, S, in], and once a layer
+        with the name `AFTER_LAYER` and the residual stream [B, S, D] after it. What it returns is stacked over layers;
+        None leaves the module out. Returning sums, and not x itself, is what keeps memory small.
+      others: as for `forward`.
+    """
+    return _read(params, tokens, config, adapters, mask, segment_ids, None, read)[1]
 
 
 def unembed(params: Params, states: jax.Array, config: ModelConfig) -> jax.Array:
@@ -240,9 +251,9 @@ def _read(
     mask: jax.Array | None,
     segment_ids: jax.Array | None,
     soft_prompt: jax.Array | None,
-    keep_layers: bool = False,
-) -> tuple[jax.Array, Any]:
-    """Runs all layers over whole texts: the last residual stream [B, S, D], and that of each layer if asked for."""
+    read: Read | None = None,
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Runs all layers over whole texts: the last residual stream [B, S, D], and what `read` kept of each layer."""
     check_inputs(tokens, 2, adapters, config)
     if segment_ids is None:
         segment_ids = jnp.ones_like(tokens) if mask is None else mask.astype(jnp.int32)
@@ -250,15 +261,22 @@ def _read(
     same_segment = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, None, :]
     views = _views(positions, positions, same_segment, config)
 
-    def block(x: jax.Array, scanned: Any) -> tuple[jax.Array, jax.Array | None]:
-        weights, adapter, slides = scanned
+    def block(x: jax.Array, scanned: Any) -> tuple[jax.Array, dict[str, Any]]:
+        weights, adapter, slides, layer = scanned
+        kept: dict[str, Any] = {}
+
+        def keep(name: str, value: jax.Array) -> None:
+            if read is not None and (found := read(name, layer, value)) is not None:
+                kept[name] = found
+
         view = _of_layer(views, slides)
-        q, k, v = _queries_keys_values(x, weights, adapter, view, config)
-        x = _finish_layer(x, _attend(q, k, v, view, config), weights, adapter, config)
-        return x, x if keep_layers else None
+        q, k, v = _queries_keys_values(x, weights, adapter, view, config, keep)
+        x = _finish_layer(x, _attend(q, k, v, view, config), weights, adapter, config, keep)
+        keep(AFTER_LAYER, x)
+        return x, kept
 
     x = _embed(params, tokens, positions, config, soft_prompt)
-    return jax.lax.scan(block, x, (params["layers"], adapters, _slides(config)))
+    return jax.lax.scan(block, x, (params["layers"], adapters, _slides(config), jnp.arange(config.num_layers)))
 
 
 def _scan_cached(
@@ -289,13 +307,18 @@ def _scan_cached(
 
 
 def _queries_keys_values(
-    x: jax.Array, weights: dict[str, jax.Array], adapter: Adapter | None, view: _View, config: ModelConfig
+    x: jax.Array,
+    weights: dict[str, jax.Array],
+    adapter: Adapter | None,
+    view: _View,
+    config: ModelConfig,
+    keep: Keep | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Positioned queries [B, S, H, h] and keys [B, S, K, h], and values [B, S, K, h], of one layer."""
     normed = x if config.norm_place == "post" else _norm(x, weights, "attn_norm", config)
 
     def project(name: str, heads: int) -> jax.Array:
-        y = layers.linear(normed, weights[name], weights.get(f"{name}_bias"), _adapter_of(adapter, name))
+        y = _linear(normed, name, weights, adapter, keep)
         if config.qk_norm == "full" and name != "v":
             y = layers.rms_norm(y, weights[f"{name}_norm"], config.norm_eps, config.norm_offset)
         if config.clip_qkv is not None:
@@ -313,23 +336,25 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, view: _View, config: Model
 
 
 def _finish_layer(
-    x: jax.Array, context: jax.Array, weights: dict[str, jax.Array], adapter: Adapter | None, config: ModelConfig
+    x: jax.Array,
+    context: jax.Array,
+    weights: dict[str, jax.Array],
+    adapter: Adapter | None,
+    config: ModelConfig,
+    keep: Keep | None = None,
 ) -> jax.Array:
     """Adds the attention output and the MLP to the residual stream x [B, S, D]."""
-
-    def project(y: jax.Array, name: str) -> jax.Array:
-        return layers.linear(y, weights[name], weights.get(f"{name}_bias"), _adapter_of(adapter, name))
 
     def after(y: jax.Array, name: str) -> jax.Array:
         return y if config.norm_place == "pre" else _norm(y, weights, name, config)
 
-    attended = x + after(project(context, "o"), "attn_post_norm")
+    attended = x + after(_linear(context, "o", weights, adapter, keep), "attn_post_norm")
     source = x if config.parallel_residual else attended
     normed = source if config.norm_place == "post" else _norm(source, weights, "mlp_norm", config)
     activate = layers.ACTIVATIONS[config.activation]
-    up = project(normed, "up")
-    inner = activate(project(normed, "gate")) * up if config.gated else activate(up)
-    return attended + after(project(inner, "down"), "mlp_post_norm")
+    up = _linear(normed, "up", weights, adapter, keep)
+    inner = activate(_linear(normed, "gate", weights, adapter, keep)) * up if config.gated else activate(up)
+    return attended + after(_linear(inner, "down", weights, adapter, keep), "mlp_post_norm")
 
 
 def _norm(x: jax.Array, weights: Params, name: str, config: ModelConfig) -> jax.Array:
@@ -339,11 +364,17 @@ def _norm(x: jax.Array, weights: Params, name: str, config: ModelConfig) -> jax.
     return layers.layer_norm(x, weights.get(name), weights.get(f"{name}_bias"), config.norm_eps)
 
 
-def _adapter_of(adapter: Adapter | None, module: str) -> dict[str, jax.Array] | None:
-    return None if adapter is None else adapter.get(module)
+def _linear(
+    x: jax.Array, name: str, weights: dict[str, jax.Array], adapter: Adapter | None, keep: Keep | None
+) -> jax.Array:
+    """The linear module called `name` with its bias and its part of the adapter, if it has them."""
+    if keep is not None:
+        keep(name, x)
+    return layers.linear(x, weights[name], weights.get(f"{name}_bias"), None if adapter is None else adapter.get(name))
 
 
 __all__ = [
+    "AFTER_LAYER",
     "SOFT_TOKEN",
     "Adapter",
     "Cache",
@@ -351,7 +382,7 @@ __all__ = [
     "decode_step",
     "forward",
     "hidden_states",
-    "layer_states",
     "prefill",
+    "read_inputs",
     "unembed",
 ]

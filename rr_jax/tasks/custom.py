@@ -50,7 +50,7 @@ class KeywordTask:
     forget_metric: str = "mention_rate"
     degenerate_metric: str = "degenerate_share"
     utility_metrics: dict[str, Literal["higher", "lower"]] = dataclasses.field(
-        default_factory=lambda: {"retain_perplexity": "lower", "free_text_perplexity": "lower"}
+        default_factory=lambda: {"retain_perplexity": "lower"}
     )
     vocabulary: frozenset[str] = frozenset()  # the words of all texts to be kept
 
@@ -139,7 +139,12 @@ class KeywordTask:
 
     def _fluency(self, prompts: Sequence[str], texts: Sequence[str], base: LanguageModel) -> dict[str, float]:
         """How the texts a model wrote by itself look to the base model, and the share of their words that no text to be
-        kept has. What is to be forgotten counts for neither; a model that writes nothing has an infinite perplexity."""
+        kept has; what is to be forgotten is no word here. A model that writes nothing has an infinite perplexity.
+
+        Neither is a utility metric: texts sampled from the base model suit it better than texts of people do, so one
+        that was trained on people's texts since writes less likely ones without writing worse. Compare with
+        retain_perplexity of the base, which is that of people's texts.
+        """
         unknown = [word for text in texts for word in words_of(self.oracle.sub(" ", text))]
         share = sum(word not in self.vocabulary for word in unknown) / len(unknown) if unknown else 1.0
         nll = float(response_nll(base, prompts, texts).mean()) if texts else math.inf

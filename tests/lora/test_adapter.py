@@ -8,7 +8,7 @@ import pytest
 from rr_jax.lora.adapter import init_adapter, merge_adapter, scale_adapter, stack_adapters, unstack_adapter
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.spec import LINEAR_MODULES, init_params, linear_shapes
-from rr_jax.models.transformer import decode_step, forward, hidden_states, layer_states, prefill
+from rr_jax.models.transformer import decode_step, forward, hidden_states, prefill, read_inputs
 
 CONFIG = ModelConfig(
     family="llama",
@@ -131,7 +131,7 @@ def test_merge_refuses_what_does_not_fit(params):
 
 def test_the_model_refuses_an_adapter_it_would_look_past_and_tokens_without_rows(params, tokens):
     pair = {"a": jnp.zeros((3, 1, 1)), "b": jnp.zeros((3, 1, 1))}
-    for call in (forward, hidden_states, layer_states):
+    for call in (forward, hidden_states, partial(read_inputs, read=lambda name, layer, x: None)):
         with pytest.raises(ValueError, match="adapters: the model has no module 'q_proj', expected some of q, k, v"):
             call(params, tokens, CONFIG, adapters={"q_proj": pair})
         with pytest.raises(ValueError, match=r"tokens have shape \(7,\), expected \[B, S\]"):

@@ -18,7 +18,7 @@ from rr_jax.lora.peft import load_peft, save_peft
 from rr_jax.models import hub
 from rr_jax.models.loss import token_nll
 from rr_jax.models.spec import linear_shapes
-from rr_jax.models.transformer import decode_step, forward, layer_states, prefill
+from rr_jax.models.transformer import AFTER_LAYER, decode_step, forward, prefill, read_inputs
 
 LENGTHS = (11, 5, 8)
 WIDTH = 11
@@ -91,9 +91,13 @@ def states_of_every_layer(model: Any, lm: hub.LanguageModel) -> float:
         model(torch.tensor(sequence)[None])
     for hook in hooks:
         hook.remove()
-    ours = layer_states(lm.params, jnp.asarray(sequence)[None], lm.config)
+    ours = read_inputs(lm.params, jnp.asarray(sequence)[None], lm.config, _after_layer)[AFTER_LAYER]
     assert len(seen) == len(ours) == lm.config.num_layers
     return max(largest(found[0], expected) for found, expected in zip(ours, seen, strict=True))
+
+
+def _after_layer(name: str, layer: Any, x: Any) -> Any:
+    return x if name == AFTER_LAYER else None
 
 
 def _layers(model: Any) -> Any:
