@@ -1,5 +1,7 @@
 """Adapters as data: start, scale, stack, merge; and that the forward pass reads them as PEFT does."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
