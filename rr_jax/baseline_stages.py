@@ -5,6 +5,7 @@ stand side by side. This is where the true forget data comes in, and the only pl
 `stages` trains knows nothing of it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from rr_jax.checkpoint import Stage
@@ -45,8 +46,10 @@ def true_examples(config: RunConfig, task: Task) -> list[Example]:
         raise ValueError(f"release.method {config.release.method!r} needs the data to forget: {error}") from error
 
 
-def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed]) -> Stage:
-    """The adapter that the baseline's loss trains, or of ext_sub both experts."""
+def train_stage(
+    context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed], earlier: Sequence[Adapter] = ()
+) -> Stage:
+    """The adapter that the baseline's loss trains, or of ext_sub both experts; a baseline has no earlier rounds."""
     release, model_config = context.config.release, context.base.config
     section, mode = release.baseline, context.config.parallel.mode
     params = context.model(deltas).params

@@ -45,6 +45,7 @@ def check_run(config: RunConfig, task: Task, lm: LanguageModel, proposer: Langua
     texts = instruction_texts(task, config.reveal.arms)
     build_arms(texts, list(task.stems), config.reveal.arms.soft)
     _check_targets(config, lm)
+    _check_constraint(config, lm)
     if isinstance(task, TestbedTask):
         _check_testbed(task, lm, config.model)
     if proposer is not None:
@@ -61,6 +62,34 @@ def _check_targets(config: RunConfig, lm: LanguageModel) -> None:
             raise ValueError(
                 f"release.adapter.rank: {section.rank} is above {min(shapes[name])}, the smaller side of {name!r}"
             )
+
+
+def _check_constraint(config: RunConfig, lm: LanguageModel) -> None:
+    """Refuses a constraint that cannot act: without a retain adapter, or that leaves a module no direction."""
+    release, shapes = config.release, linear_shapes(lm.config)
+    apart, rank = release.orthogonality, release.adapter.rank
+    alone = release.retain.place == "none" and not release.is_baseline
+    for key, value in (("penalty", apart.penalty), ("projection", apart.projection)):
+        if alone and value not in ("none", "activations", "null_space") and (key == "projection" or apart.weight > 0):
+            raise ValueError(
+                f"release.orthogonality.{key} is {value!r}, but with release.retain.place 'none' there is no retain "
+                "adapter to be held apart from: expected none, activations or null_space"
+            )
+    if apart.memory and (config.rounds == 1 or (apart.penalty == "none" and apart.projection == "none")):
+        raise ValueError(
+            "release.orthogonality.memory holds apart from earlier rounds by the penalty or projection: expected one, "
+            f"and more than {config.rounds} rounds"
+        )
+    looks = apart.penalty == "activations" or apart.projection == "null_space"
+    taken = rank + rank * (config.rounds - 1) * apart.memory
+    taken += apart.directions if looks else rank if apart.projection == "complement" else 0
+    if looks or apart.projection != "none":
+        for name in release.adapter.targets:
+            if taken > shapes[name][0]:
+                raise ValueError(
+                    f"release.orthogonality: rank, directions and memory take {taken} directions of the "
+                    f"{shapes[name][0]} inputs of {name!r}: none would be left"
+                )
 
 
 def _check_testbed(task: TestbedTask, lm: LanguageModel, model: str) -> None:

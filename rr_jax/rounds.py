@@ -156,6 +156,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
     revealed: list[Revealed] = []
     told: frozenset[str] = frozenset()
     gained = 1.0
+    earlier: list[Adapter] = []  # forget adapters of the rounds so far
     for round in range(1, config.rounds + 1):
         current = deltas
         entry: dict[str, Any] = {"round": round, "search": []}
@@ -189,7 +190,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             summary["residual"] = entry.get("recall")
             stop = ("nothing_revealed", f"round {round} revealed {len(revealed)} examples, fewer than {least}")
             break
-        trained = stage(round, "train", partial(train, context, round, current, revealed))
+        trained = stage(round, "train", partial(train, context, round, current, revealed, tuple(earlier)))
         composed = stage(
             round,
             "compose",
@@ -207,13 +208,14 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             entry["given"] = trained.meta["given"]
         # of the forget adapter with the retain adapter that repaired it, or else with the one trained beside it
         both = trained.meta | composed.meta
-        entry |= {name: both[name] for name in ("overlap", "update_cosine") if name in both}
+        entry |= {name: both[name] for name in ("overlap", "update_cosine", "interference") if name in both}
         if not composed.meta["accepted"]:
             entry |= {"metrics": None, "retention": None, "loss": trained.meta["loss"]}
             summary["rounds"].append(entry)
             stop = ("utility_floor", f"in round {round} no strength kept the utility within its budget")
             break
         deltas = composed.arrays["deltas"]
+        earlier.append(trained.arrays["forget"])
         measured = stage(
             round,
             "measure",

@@ -15,13 +15,16 @@ from rr_jax.checkpoint import Stage
 from rr_jax.config import RunConfig, TrainConfig
 from rr_jax.data.packing import Example, Packed, pack_examples
 from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.lora.activations import Directions, dominant_directions
 from rr_jax.lora.adapter import init_adapter, scale_adapter
+from rr_jax.lora.algebra import add
 from rr_jax.lora.orthogonality import overlap_by_layer, update_cosine_by_layer
 from rr_jax.models.encoder_hub import Encoder
 from rr_jax.models.hub import LanguageModel
-from rr_jax.models.transformer import Adapter
+from rr_jax.models.transformer import Adapter, Params
 from rr_jax.random import derive_seed, stream
 from rr_jax.release.compose import Point, choose_eta, compose, merged_params
+from rr_jax.release.interference import by_layer, gradient_cosine, output_ratio
 from rr_jax.release.pairing import training_examples
 from rr_jax.release.trainer import train
 from rr_jax.reveal.candidates import make_candidates
@@ -31,6 +34,8 @@ from rr_jax.reveal.recall import disclosed_facts
 from rr_jax.reveal.search import search
 from rr_jax.runfolder import append_lines, read_lines, sha256, write_lines, write_revealed
 from rr_jax.tasks.base import Revealed, Split, Task, retention
+
+ACTIVATION_ROWS = 64  # rows of retain data whose activations constrain a training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,17 +160,28 @@ def retain_rows(context: Context, round: int, section: TrainConfig) -> Packed:
     return pack(context, context.task.retain_examples(context.config.release.retain.examples, seed), section)
 
 
-def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed]) -> Stage:
-    """The forget adapter, with the retain adapter beside it in the same step where its place asks for that."""
+def train_stage(
+    context: Context,
+    round: int,
+    deltas: Adapter | None,
+    revealed: list[Revealed],
+    earlier: Sequence[Adapter] = (),
+) -> Stage:
+    """The forget adapter, with the retain adapter beside it in the same step where its place asks for that.
+
+    `earlier` are the forget adapters of the rounds before.
+    """
     release = context.config.release
+    apart = release.orthogonality
     params = context.model(deltas).params
     forget = forget_rows(context, round, revealed, release.pairing)
     together = release.retain.place not in ("after", "none")
     adapters = {"forget": new_adapter(context, "forget", round)}
     data = {"forget": forget}
+    retain = retain_rows(context, round, release.train)
     if together:
         adapters["retain"] = new_adapter(context, "retain", round)
-        data["retain"] = retain_rows(context, round, release.train)
+        data["retain"] = retain
 
     def log(step: int, values: dict[str, float]) -> None:
         context.log(round, "train", step, values)
@@ -183,8 +199,11 @@ def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: 
         model_config,
         release.train,
         scale=context.scale,
-        penalty=release.orthogonality.penalty if together else "none",
-        penalty_weight=release.orthogonality.weight,
+        penalty=apart.penalty,
+        penalty_weight=apart.weight,
+        projection=apart.projection,
+        memory=add(*earlier) if apart.memory and earlier else None,
+        directions=_retain_directions(context, params, retain),
         mode=context.config.parallel.mode,
         seed=derive_seed(context.config.seed, "release/batches", round),
         log=log,
@@ -193,10 +212,27 @@ def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: 
         params, forget, model_config, adapters=scale_adapter(trained["forget"], context.scale)
     )
     context.log(round, "train", release.train.steps, {f"loss/{name}": value for name, value in loss.items()})
-    meta: dict[str, Any] = {"loss": loss}
+    interference = {
+        "output_ratio": by_layer(output_ratio(params, trained["forget"], retain, forget, model_config)),
+        "gradient_cosine": by_layer(
+            gradient_cosine(params, trained["forget"], retain, forget, model_config, scale=context.scale)
+        ),
+    }
+    means = {name: float(np.mean([*values.values()])) for name, values in interference.items()}
+    context.log(round, "train", release.train.steps, {f"interference/{name}": mean for name, mean in means.items()})
+    meta: dict[str, Any] = {"loss": loss, "interference": interference}
     if together:
         meta |= overlaps(trained["forget"], trained["retain"])
     return Stage(dict(trained), meta)
+
+
+def _retain_directions(context: Context, params: Params, retain: Packed) -> dict[str, Directions] | None:
+    """Dominant directions of what each adapted module reads on retain data, where a constraint asks for them."""
+    apart, adapter = context.config.release.orthogonality, context.config.release.adapter
+    if apart.penalty != "activations" and apart.projection != "null_space":
+        return None
+    rows = Packed(*(array[:ACTIVATION_ROWS] for array in retain))
+    return dominant_directions(params, rows, context.base.config, tuple(adapter.targets), apart.directions)
 
 
 def compose_stage(
@@ -287,6 +323,7 @@ def heal(context: Context, round: int, composed: Adapter, forget: Adapter) -> Ad
         scale=context.scale,
         penalty=release.orthogonality.penalty,
         penalty_weight=release.orthogonality.weight,
+        projection=release.orthogonality.projection,
         anchor=forget,
         mode=context.config.parallel.mode,
         seed=derive_seed(context.config.seed, "release/after", round),

@@ -69,7 +69,7 @@ def test_a_baseline_is_given_its_data_and_applied_by_its_rule(folder, tmp_path, 
         np.testing.assert_array_equal(found["b"][..., :rank, :], module["b"])
         assert (found["a"].shape[-1] > rank) == (place == "after")
     page = (tmp_path / "run" / "report.html").read_text()
-    assert f"Baseline: {method.replace('_', ' ')}, trained on true forget data" in page
+    assert f"A baseline: {method.replace('_', ' ')}, trained on true forget data" in page
     assert f"{entry['given']} true forget examples" in page
 
 
@@ -123,6 +123,7 @@ def test_an_interrupted_baseline_ends_with_the_same_bits(folder, tmp_path, monke
 def test_ours_may_go_without_a_retain_adapter(folder, tmp_path):
     tree = tiny.run_config(tmp_path / "run", folder, rounds=1)
     tree["release"]["retain"]["place"] = "none"
+    tree["release"]["orthogonality"] = {"penalty": "none"}
     summary = rounds.run(parse_config(tree))
     assert (summary["method"], summary["forget_data"]) == ("reveal_and_release", "revealed")
     assert "overlap" not in summary["rounds"][0]

@@ -89,3 +89,19 @@ def test_a_run_without_rounds_has_no_model(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="was run until: reveal and has no model of its own; round 0 is the base"):
         rounds.load_round(str(tmp_path / "run"))
     assert rounds.load_round(str(tmp_path / "run"), 0)[2] == 0
+
+
+def test_a_constraint_must_be_able_to_act(refused):
+    def apart(rounds=1, place="joint", rank=2, targets=("q",), **constraint):
+        adapter = {"rank": rank, "alpha": 4.0, "targets": list(targets)}
+        release = {"adapter": adapter, "retain": {"place": place}, "orthogonality": constraint}
+        return refused(rounds=rounds, release=release)
+
+    assert "penalty is 'olora', but with release.retain.place 'none'" in apart(place="none", penalty="olora")
+    assert "projection is 'complement', but with release.retain.place 'none'" in apart(
+        place="none", penalty="none", projection="complement"
+    )
+    assert "rank, directions and memory take 34 directions of the 16 inputs of 'q'" in apart(projection="null_space")
+    assert "take 18 directions of the 16 inputs" in apart(rank=8, rounds=2, penalty="activations", directions=10)
+    assert "take 24 directions" in apart(rank=8, rounds=2, projection="complement", memory=True)
+    assert "memory holds apart from earlier rounds" in apart(memory=True)

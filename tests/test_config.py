@@ -26,7 +26,7 @@ def load(tmp_path, *overrides):
         ("release.eta.forget=[-1]", r"release.eta.forget.0: found -1, input should be greater than or equal to 0"),
         ("reveal.arms.dim=21202", "reveal.arms.dim: found 21202, input should be less than or equal to 21201"),
         ("seed=4294967296", "seed: found 4294967296, input should be less than 4294967296"),
-        ("release=3", "release: found 3, expected a section with keys such as adapter, pairing, train"),
+        ("release=3", "release: found 3, expected a section with keys such as method, baseline, adapter"),
         ("release.train=fast", "release.train: found 'fast', expected a section with keys such as steps, batch_size"),
         ("task=3", "task: found 3, expected a section with keys such as name, forget"),
         ("task.name=nerr", "task.name: found 'nerr'; did you mean 'ner'"),

@@ -1,20 +1,25 @@
-"""How far a forget and a retain adapter work in the same directions: penalties to train with, measures to report.
+"""How far a forget and a retain adapter work in the same directions: penalties to train with, projections that forbid
+it, measures to report.
 
-Both penalties look at the input factors A only, as O-LoRA does; `update_cosine_by_layer` looks at the whole updates.
-All functions are pure, jittable, differentiable, work under `vmap`, and use the modules both adapters have.
-How a penalty is weighted, and whose gradient it feeds, is the trainer's business.
+Penalties that look at the input factors A say nothing of what is read through them or written by B; the ones after
+them look at B, at the whole update, or at what the modules really read. All functions are pure, jittable,
+differentiable, work under `vmap`, and use the modules both adapters have. How a penalty is weighted, and whose gradient
+it feeds, is the trainer's business.
 
-Axes: L layers, R rank.
+Axes: L layers, R rank, K directions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rr_jax.lora.activations import Directions
 from rr_jax.lora.adapter import Adapter
 from rr_jax.lora.algebra import frobenius_norm, inner_product, safe_sqrt
+
+RIDGE = 1e-6  # of a Gram matrix's mean diagonal: a factor of lower rank than R still has angles
 
 
 def olora_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
@@ -41,10 +46,113 @@ def normalized_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     return jnp.mean(jnp.stack([jnp.mean(overlap) for overlap in overlap_by_layer(forget, retain).values()]))
 
 
+def frobenius_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
+    """Sum over modules and layers of |A_retain^T A_forget|_F^2, a scalar: O-LoRA's squared form, as in its paper.
+
+    Raises:
+      ValueError: if the adapters share no module.
+    """
+    return sum((jnp.sum(dots**2) for dots in _dots(forget, retain).values()), start=jnp.zeros(()))
+
+
+def input_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
+    """Mean over modules, layers and principal angles between the column spaces of the A of cos^2, from 0 to 1.
+
+    Sum of cos^2 = |Q_retain^T Q_forget|_F^2 = tr(G_r^-1 C G_f^-1 C^T) with G the Gram matrices and C = A_r^T A_f, so no
+    decomposition is differentiated; unlike cosines of columns it does not depend on the basis a factor happens to have.
+
+    Raises:
+      ValueError: if the adapters share no module.
+    """
+    return _angles(forget, retain, "a")
+
+
+def output_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
+    """The same of the row spaces of the B: the directions the updates write to. 0 while a B is zero.
+
+    Raises:
+      ValueError: if the adapters share no module.
+    """
+    return _angles(forget, retain, "b")
+
+
+def update_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
+    """Mean over modules and layers of cos^2 between the two updates A B as vectors, from 0 to 1, in factor form.
+
+    Raises:
+      ValueError: if the adapters share no module.
+    """
+    cosines = update_cosine_by_layer(forget, retain)
+    return jnp.mean(jnp.stack([jnp.mean(cosine**2) for cosine in cosines.values()]))
+
+
 PENALTIES: dict[str, Callable[[Adapter, Adapter], jax.Array]] = {
-    "olora": olora_penalty,
     "normalized": normalized_penalty,
+    "olora": olora_penalty,
+    "frobenius": frobenius_penalty,
+    "input_angles": input_angles_penalty,
+    "output_angles": output_angles_penalty,
+    "update": update_penalty,
 }
+
+
+def activation_penalty(adapter: Adapter, directions: dict[str, Directions]) -> jax.Array:
+    """How strongly an adapter reads what its modules read on given data, relative to a random one: a scalar, 0 or more.
+
+    Mean over modules and layers of (sum_k e_k |v_k^T A|^2) / (|A|_F^2 t / in), with v_k, e_k the dominant directions of
+    the inputs x and their energies, and t = E|x|^2: with all directions it is E|A^T x|^2 over its mean for an A of the
+    same size and random direction. 0 means that the update does nothing to these inputs, whatever B.
+
+    Raises:
+      ValueError: if no module of the adapter has directions.
+    """
+    names = _known(adapter, directions)
+    shares = []
+    for name in names:
+        a, known = adapter[name]["a"], directions[name]
+        along = jnp.einsum("lik,lir->lkr", known.basis, a, precision=lax.Precision.HIGHEST)
+        read = jnp.sum(known.energy[:, :, None] * along**2, axis=(-2, -1))
+        scale = jnp.sum(a**2, axis=(-2, -1)) * known.total / a.shape[-2]
+        shares.append(jnp.mean(jnp.where(scale > 0, read / jnp.where(scale > 0, scale, 1.0), 0.0)))
+    return jnp.mean(jnp.stack(shares))
+
+
+def project_out(adapter: Adapter, bases: Sequence[dict[str, jax.Array]]) -> Adapter:
+    """The adapter with every A moved into the orthogonal complement of given directions: A - Q Q^T A. B is kept.
+
+    Args:
+      bases: each {module: [L, in, K]}, columns of any length and angle; together they are orthonormalised by QR. A
+        module that no basis has stays as it is.
+    """
+    moved: Adapter = {}
+    for name, module in adapter.items():
+        found = [basis[name] for basis in bases if name in basis]
+        if found:
+            q = jnp.linalg.qr(jnp.concatenate(found, axis=-1)).Q
+            inside = jnp.einsum("lik,lir->lkr", q, module["a"], precision=lax.Precision.HIGHEST)
+            a = module["a"] - jnp.einsum("lik,lkr->lir", q, inside, precision=lax.Precision.HIGHEST)
+            module = {"a": a, "b": module["b"]}
+        moved[name] = module
+    return moved
+
+
+def principal_cosines_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict[str, jax.Array]:
+    """Cosines of the principal angles between the factors' spaces, {module: [L, R]} in falling order.
+
+    Args:
+      factor: "a", the column spaces of A (what is read), or "b", the row spaces of B (what is written). A zero factor
+        has whatever space QR gives it: look at trained adapters only.
+
+    Raises:
+      ValueError: if the adapters share no module.
+    """
+    cosines = {}
+    for name in _shared(forget, retain):
+        spaces = [_columns(adapter[name], factor) for adapter in (forget, retain)]
+        one, other = (jnp.linalg.qr(space).Q for space in spaces)
+        inner = jnp.einsum("lir,lis->lrs", other, one, precision=lax.Precision.HIGHEST)
+        cosines[name] = jnp.clip(jnp.linalg.svd(inner, compute_uv=False), 0.0, 1.0)
+    return cosines
 
 
 def overlap_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
@@ -80,6 +188,41 @@ def _shared(forget: Adapter, retain: Adapter) -> list[str]:
             "expected at least one in common"
         )
     return names
+
+
+def _known(adapter: Adapter, directions: dict[str, Directions]) -> list[str]:
+    names = [name for name in adapter if name in directions]
+    if not names:
+        raise ValueError(
+            f"the adapter has {', '.join(adapter)}, activations are known of {', '.join(directions) or 'no module'}: "
+            "expected at least one in common"
+        )
+    return names
+
+
+def _columns(module: dict[str, jax.Array], factor: str) -> jax.Array:
+    """[L, in, R] of A or [L, out, R] of B."""
+    return module["a"] if factor == "a" else module["b"].mT
+
+
+def _angles(forget: Adapter, retain: Adapter, factor: str) -> jax.Array:
+    """Mean cos^2 of the principal angles between the spaces of a factor."""
+    means = []
+    for name in _shared(forget, retain):
+        one, other = _columns(forget[name], factor), _columns(retain[name], factor)
+        inner = jnp.einsum("lir,lis->lrs", other, one, precision=lax.Precision.HIGHEST)
+        squares = jnp.sum(
+            jnp.linalg.solve(_gram(other), inner) * jnp.linalg.solve(_gram(one), inner.mT).mT, axis=(-2, -1)
+        )
+        means.append(jnp.mean(squares) / min(one.shape[-1], other.shape[-1]))
+    return jnp.mean(jnp.stack(means))
+
+
+def _gram(columns: jax.Array) -> jax.Array:
+    """[L, R, R] with a ridge, which keeps it invertible also where the factor is zero."""
+    gram = jnp.einsum("lir,lis->lrs", columns, columns, precision=lax.Precision.HIGHEST)
+    mean = jnp.trace(gram, axis1=-2, axis2=-1) / gram.shape[-1]
+    return gram + (RIDGE * mean + jnp.finfo(gram.dtype).tiny)[:, None, None] * jnp.eye(gram.shape[-1])[None]
 
 
 def _dots(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rr_jax.lora.adapter import scale_adapter, unstack_adapter
-from rr_jax.lora.orthogonality import PENALTIES
+from rr_jax.lora.activations import Directions
+from rr_jax.lora.adapter import scale_adapter, stack_adapters, unstack_adapter
+from rr_jax.lora.orthogonality import PENALTIES, activation_penalty, project_out
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.loss import token_nll
 from rr_jax.models.transformer import Adapter, Params
@@ -41,12 +42,16 @@ class Frozen:
     Attributes:
       params: the weights the adapters are trained on.
       anchor: an adapter that every adapter of the stack is held apart from, or None.
+      memory: an adapter that the first of the stack is held apart from too, such as what earlier rounds forgot, or None.
+      directions: of the inputs of each module on data that the first adapter of the stack must leave alone, or None.
       penalty_weight: lambda, a scalar; traced, so a sweep over it never recompiles.
     """
 
     params: Params
     anchor: Adapter | None
     penalty_weight: jax.Array
+    memory: Adapter | None = None
+    directions: dict[str, Directions] | None = None
 
 
 def make_schedule(steps: int, learning_rate: float) -> optax.Schedule:
@@ -71,22 +76,48 @@ def init_state(adapters: Adapter, optimizer: optax.GradientTransformation) -> Tr
     return TrainState(adapters, jax.vmap(optimizer.init)(adapters), jnp.zeros((), jnp.int32))
 
 
+def keep_out(adapters: Adapter, frozen: Frozen, projection: str) -> Adapter:
+    """The stack with the first adapter's A moved out of directions it must not read; the others as they are.
+
+    Args:
+      adapters: stacked, [J, ...].
+      projection: "complement" (of the A of the second adapter, and of the anchor), "null_space" (of `directions`), both
+        also of the memory, or "none".
+    """
+    if projection == "none":
+        return adapters
+    first, *others = unstack_adapter(adapters)
+    bases = [_inputs(frozen.memory)] if frozen.memory is not None else []
+    if projection == "null_space" and frozen.directions is not None:
+        bases.append({name: known.basis for name, known in frozen.directions.items()})
+    if projection == "complement":
+        bases += [_inputs(other) for other in (*others, frozen.anchor) if other is not None]
+    return stack_adapters([project_out(first, bases), *others])
+
+
+def _inputs(adapter: Adapter) -> dict[str, jax.Array]:
+    """The A of each module."""
+    return {name: module["a"] for name, module in adapter.items()}
+
+
 def make_step(
     config: ModelConfig,
     optimizer: optax.GradientTransformation,
     *,
     scale: float,
     penalty: str,
+    projection: str = "none",
     strategy: str = "vmap",
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds `step(state, frozen, batch, *, axis_name=None) -> (state, metrics)`.
 
     The loss is sum_j NLL_j / weight_j + lambda * penalty, where the penalty is that of the two adapters of the stack
-    (if there are two) plus that of each against the anchor (if there is one).
+    (if there are two) plus that of each against the anchor and of the first against the memory (if there are any).
 
     Args:
       scale: alpha / rank of the adapters.
-      penalty: a name among `PENALTIES`, or "none".
+      penalty: a name among `PENALTIES`, "activations" (of the first adapter, by `directions`), or "none".
+      projection: what `keep_out` does after each step.
       strategy: how the stack is computed, "vmap" (wide products, for accelerators) or "map" (one after the other with
         half the memory, faster on CPU); the results are equal.
 
@@ -102,13 +133,17 @@ def make_step(
         pairs = (adapters, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), batch))
         return jax.vmap(one)(pairs) if strategy == "vmap" else jax.lax.map(one, pairs)
 
-    def separation(adapters: Adapter, anchor: Adapter | None) -> jax.Array:
-        if penalty == "none":
-            return jnp.zeros(())
-        measure = PENALTIES[penalty]
+    def separation(adapters: Adapter, frozen: Frozen) -> jax.Array:
         stack = unstack_adapter(adapters)
-        total = measure(stack[0], stack[1]) if len(stack) == 2 else jnp.zeros(())
-        return total + sum((measure(member, anchor) for member in stack if anchor is not None), start=jnp.zeros(()))
+        if penalty == "none" or (penalty == "activations" and frozen.directions is None):
+            return jnp.zeros(())
+        if penalty == "activations":
+            assert frozen.directions is not None
+            return activation_penalty(stack[0], frozen.directions)
+        pairs = [(stack[0], stack[1])] if len(stack) == 2 else []
+        pairs += [(member, frozen.anchor) for member in stack if frozen.anchor is not None]
+        pairs += [(stack[0], frozen.memory)] if frozen.memory is not None else []
+        return sum((PENALTIES[penalty](one, other) for one, other in pairs), start=jnp.zeros(()))
 
     def step(
         state: TrainState, frozen: Frozen, batch: dict[str, jax.Array], *, axis_name: str | None = None
@@ -119,7 +154,7 @@ def make_step(
             return jnp.sum(nll), nll
 
         def hold_apart(adapters: Adapter) -> tuple[jax.Array, jax.Array]:
-            value = separation(adapters, frozen.anchor)
+            value = separation(adapters, frozen)
             return frozen.penalty_weight * value, value
 
         grads, nll = jax.grad(fit, has_aux=True)(collectives.varying(state.adapters, axis_name))
@@ -127,7 +162,7 @@ def make_step(
         apart, overlap = jax.grad(hold_apart, has_aux=True)(state.adapters)
         grads = jax.tree.map(jnp.add, grads, apart)
         updates, optimizer_state = jax.vmap(optimizer.update)(grads, state.optimizer, state.adapters)
-        adapters = optax.apply_updates(state.adapters, updates)
+        adapters = keep_out(optax.apply_updates(state.adapters, updates), frozen, projection)
         metrics = {"nll": nll, "penalty": overlap, "gradient_norm": jax.vmap(optax.tree.norm)(grads)}
         return TrainState(adapters, optimizer_state, state.step + 1), metrics
 

@@ -17,11 +17,12 @@ import numpy as np
 from rr_jax.config import TrainConfig
 from rr_jax.data.batches import take_batch
 from rr_jax.data.packing import Packed
+from rr_jax.lora.activations import Directions
 from rr_jax.lora.adapter import stack_adapters, unstack_adapter
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.transformer import Adapter, Params
 from rr_jax.parallel.wrap import Run, choose_driver, limit_in_flight, replicate
-from rr_jax.release.objective import Frozen, TrainState, init_state, make_optimizer, make_step
+from rr_jax.release.objective import Frozen, TrainState, init_state, keep_out, make_optimizer, make_step
 
 Log = Callable[[int, dict[str, float]], None]
 Watch = Callable[[int, dict[str, Adapter]], None]
@@ -42,6 +43,9 @@ def train(
     penalty: str = "none",
     penalty_weight: float = 0.0,
     anchor: Adapter | None = None,
+    projection: str = "none",
+    memory: Adapter | None = None,
+    directions: dict[str, Directions] | None = None,
     mode: str = "auto",
     seed: int = 0,
     log: Log | None = None,
@@ -58,7 +62,8 @@ def train(
       config: of the model.
       section: steps, batch and optimizer.
       scale: alpha / rank.
-      penalty, penalty_weight, anchor: as in `objective.make_step`.
+      penalty, penalty_weight, anchor, projection, memory, directions: as in `objective.make_step` and `Frozen`; the
+        first adapter named is the one that a projection moves, before the first step and after each.
       mode: how the step is spread over devices.
       seed: of the order of the rows.
       log: called with (step from 1, metrics) once for each step: nll/NAME, gradient_norm/NAME, orthogonality.
@@ -73,9 +78,10 @@ def train(
         section.steps, section.learning_rate, section.weight_decay, section.clip, constant=constant
     )
     strategy = "map" if jax.default_backend() == "cpu" else "vmap"
-    run = _compiled(config, section, scale, penalty, strategy, mode, constant)
-    state = init_state(stack_adapters([adapters[name] for name in names]), optimizer)
-    frozen = Frozen(params, anchor, jnp.asarray(penalty_weight, jnp.float32))
+    run = _compiled(config, section, scale, penalty, projection, strategy, mode, constant)
+    frozen = Frozen(params, anchor, jnp.asarray(penalty_weight, jnp.float32), memory, directions)
+    start = keep_out(stack_adapters([adapters[name] for name in names]), frozen, projection)
+    state = init_state(start, optimizer)
 
     def read(step: int, values: dict[str, np.ndarray]) -> None:
         line = {"orthogonality": float(values["penalty"])}
@@ -136,10 +142,17 @@ def drive(
 
 @lru_cache(maxsize=32)
 def _compiled(
-    config: ModelConfig, section: TrainConfig, scale: float, penalty: str, strategy: str, mode: str, constant: bool
+    config: ModelConfig,
+    section: TrainConfig,
+    scale: float,
+    penalty: str,
+    projection: str,
+    strategy: str,
+    mode: str,
+    constant: bool,
 ) -> Run:
     optimizer = make_optimizer(
         section.steps, section.learning_rate, section.weight_decay, section.clip, constant=constant
     )
-    step = make_step(config, optimizer, scale=scale, penalty=penalty, strategy=strategy)
+    step = make_step(config, optimizer, scale=scale, penalty=penalty, projection=projection, strategy=strategy)
     return choose_driver(mode, section.batch_size)(step)

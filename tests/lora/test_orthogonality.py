@@ -1,19 +1,28 @@
 """Penalties and overlap measures against double loops and finite differences in float64 NumPy."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rr_jax.lora.activations import Directions
 from rr_jax.lora.adapter import scale_adapter, stack_adapters
 from rr_jax.lora.orthogonality import (
     PENALTIES,
+    RIDGE,
+    activation_penalty,
+    input_angles_penalty,
     normalized_penalty,
     olora_penalty,
+    output_angles_penalty,
     overlap_by_layer,
+    principal_cosines_by_layer,
+    project_out,
     update_cosine_by_layer,
+    update_penalty,
 )
 
 SHAPES = {"q": (9, 8), "v": (9, 4), "down": (11, 9)}
@@ -60,31 +69,79 @@ def normalized_reference(forget, retain):
     return np.mean(cosines)
 
 
-REFERENCES = {"olora": olora_reference, "normalized": normalized_reference}
+def frobenius_reference(forget, retain):
+    return sum(
+        np.sum((retain[name]["a"][layer].T @ forget[name]["a"][layer]) ** 2)
+        for name in set(forget) & set(retain)
+        for layer in range(LAYERS)
+    )
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+def update_reference(forget, retain):
+    cosines = []
+    for name in set(forget) & set(retain):
+        for layer in range(LAYERS):
+            left, right = (adapter[name]["a"][layer] @ adapter[name]["b"][layer] for adapter in (forget, retain))
+            size = np.linalg.norm(left) * np.linalg.norm(right)
+            cosines.append(np.sum(left * right) / size if size else 0.0)
+    return np.mean(np.square(cosines))
+
+
+def angles_reference(forget, retain, factor, ridge=RIDGE):
+    """By inverse Gram matrices with the ridge; without one by SVD of orthonormal bases."""
+    means = []
+    for name in set(forget) & set(retain):
+        for layer in range(LAYERS):
+            one, other = (adapter[name][factor][layer] for adapter in (forget, retain))
+            one, other = (one, other) if factor == "a" else (one.T, other.T)
+            if ridge:
+                grams = [x.T @ x + ridge * np.trace(x.T @ x) / x.shape[1] * np.eye(x.shape[1]) for x in (one, other)]
+                inner = other.T @ one
+                total = np.trace(np.linalg.inv(grams[1]) @ inner @ np.linalg.inv(grams[0]) @ inner.T)
+            else:
+                q, p = np.linalg.qr(one)[0], np.linalg.qr(other)[0]
+                total = np.sum(np.linalg.svd(q.T @ p, compute_uv=False) ** 2)
+            means.append(total / min(one.shape[1], other.shape[1]))
+    return np.mean(means)
+
+
+def tolerance(name):
+    """In float32 an inverse Gram matrix loses as many digits as its condition number has."""
+    return 1e-4 if "angles" in name else 1e-5
+
+
+REFERENCES = {
+    "olora": olora_reference,
+    "normalized": normalized_reference,
+    "frobenius": frobenius_reference,
+    "update": update_reference,
+    "input_angles": partial(angles_reference, factor="a"),
+    "output_angles": partial(angles_reference, factor="b"),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
 def test_penalties_are_the_double_loop(name):
     expected = REFERENCES[name](wide(FORGET), wide(RETAIN))
-    np.testing.assert_allclose(jax.jit(PENALTIES[name])(FORGET, RETAIN), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(PENALTIES[name])(FORGET, RETAIN), expected, rtol=tolerance(name))
 
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_gradients_are_finite_differences(name):
     gradients = jax.grad(PENALTIES[name], argnums=(0, 1))(FORGET, RETAIN)
     reference, step = REFERENCES[name], 1e-6
-    for side in (0, 1):
-        for module in FORGET:
-            expected = np.zeros(gradients[side][module]["a"].shape)
-            for at in np.ndindex(expected.shape):
-                values = []
-                for sign in (1, -1):
-                    moved = (wide(FORGET), wide(RETAIN))
-                    moved[side][module]["a"][at] += sign * step
-                    values.append(reference(*moved))
-                expected[at] = (values[0] - values[1]) / (2 * step)
-            np.testing.assert_allclose(gradients[side][module]["a"], expected, rtol=1e-5, atol=1e-5)
-            assert not gradients[side][module]["b"].any()
+    for side, module, factor in itertools.product((0, 1), FORGET, ("a", "b")):
+        found = gradients[side][module][factor]
+        expected = np.zeros(found.shape)
+        for at in np.ndindex(expected.shape):
+            values = []
+            for sign in (1, -1):
+                moved = (wide(FORGET), wide(RETAIN))
+                moved[side][module][factor] = moved[side][module][factor].copy()
+                moved[side][module][factor][at] += sign * step
+                values.append(reference(*moved))
+            expected[at] = (values[0] - values[1]) / (2 * step)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=10 * tolerance(name))
 
 
 def test_the_normalized_penalty_does_not_depend_on_size_depth_or_rank():
@@ -104,8 +161,9 @@ def test_orthogonal_and_equal_directions():
     one, other = (
         {"q": {"a": jnp.float32(basis[:, :, part]), "b": FORGET["q"]["b"]}} for part in (slice(3), slice(3, 6))
     )
-    for penalty in PENALTIES.values():
-        np.testing.assert_allclose(penalty(one, other), 0.0, atol=1e-5)
+    for name, penalty in PENALTIES.items():
+        if name != "output_angles":  # their B are the same
+            np.testing.assert_allclose(penalty(one, other), 0.0, atol=1e-5)
     np.testing.assert_allclose(normalized_penalty(one, one), 1 / 3, rtol=1e-5)  # 3 of 9 pairs are the same column
     np.testing.assert_allclose(olora_penalty(one, one), 3 * LAYERS, rtol=1e-5)
 
@@ -114,7 +172,7 @@ def test_orthogonal_and_equal_directions():
 def test_zero_columns_are_safe(name):
     forget = {n: {"a": m["a"].at[:, :, 0].set(0.0), "b": m["b"]} for n, m in FORGET.items()}
     value, gradient = jax.value_and_grad(PENALTIES[name])(forget, RETAIN)
-    np.testing.assert_allclose(value, REFERENCES[name](wide(forget), wide(RETAIN)), rtol=1e-5)
+    np.testing.assert_allclose(value, REFERENCES[name](wide(forget), wide(RETAIN)), rtol=tolerance(name))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
 
@@ -155,3 +213,82 @@ def test_no_common_module_is_an_error():
     for measure in (*PENALTIES.values(), overlap_by_layer, update_cosine_by_layer):
         with pytest.raises(ValueError, match=r"share no module: found q, v and down"):
             measure(FORGET, apart)
+
+
+def test_angles_are_those_of_the_spaces():
+    rng = np.random.default_rng(13)
+
+    def orthonormal(adapter):
+        return {
+            name: {
+                "a": jnp.float32(np.linalg.qr(rng.normal(size=m["a"].shape))[0]),
+                "b": jnp.float32(np.linalg.qr(rng.normal(size=m["b"].shape).swapaxes(1, 2))[0].swapaxes(1, 2)),
+            }
+            for name, m in adapter.items()
+        }
+
+    forget, retain = orthonormal(FORGET), orthonormal(RETAIN)
+    for factor, penalty in (("a", input_angles_penalty), ("b", output_angles_penalty)):
+        expected = angles_reference(wide(forget), wide(retain), factor, ridge=0)
+        np.testing.assert_allclose(penalty(forget, retain), expected, rtol=1e-5)
+
+
+def test_angles_do_not_depend_on_the_basis_of_a_factor_and_cosines_of_columns_do():
+    mixing = jnp.float32(np.random.default_rng(5).normal(size=(3, 3)))
+    mixed = {name: {"a": m["a"] @ mixing, "b": jnp.linalg.inv(mixing) @ m["b"]} for name, m in FORGET.items()}
+    np.testing.assert_allclose(input_angles_penalty(mixed, RETAIN), input_angles_penalty(FORGET, RETAIN), rtol=1e-3)
+    np.testing.assert_allclose(update_penalty(mixed, RETAIN), update_penalty(FORGET, RETAIN), rtol=1e-3)
+    assert abs(float(normalized_penalty(mixed, RETAIN) - normalized_penalty(FORGET, RETAIN))) > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+def test_every_penalty_is_finite_with_a_finite_gradient_where_b_is_zero(name):
+    fresh = {key: {"a": m["a"], "b": jnp.zeros_like(m["b"])} for key, m in FORGET.items()}
+    other = {key: {"a": m["a"], "b": jnp.zeros_like(m["b"])} for key, m in RETAIN.items()}
+    value, grads = jax.value_and_grad(PENALTIES[name])(fresh, other)
+    assert np.isfinite(value) and all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
+
+
+def test_principal_cosines_are_those_of_the_spaces():
+    for factor in ("a", "b"):
+        found = principal_cosines_by_layer(FORGET, RETAIN, factor)
+        for name in ("q", "v"):
+            for layer in range(LAYERS):
+                spaces = [np.asarray(x[name][factor][layer], np.float64) for x in (FORGET, RETAIN)]
+                one, other = (np.linalg.qr(space if factor == "a" else space.T)[0] for space in spaces)
+                expected = np.linalg.svd(other.T @ one, compute_uv=False)
+                np.testing.assert_allclose(found[name][layer][: len(expected)], expected, atol=1e-5)
+
+
+def test_projection_leaves_nothing_of_the_directions_and_all_of_the_rest():
+    basis = {"q": RETAIN["q"]["a"]}
+    more = {"q": jnp.float32(np.random.default_rng(7).normal(size=(LAYERS, 9, 1)))}
+    moved = project_out(FORGET, [basis, more])
+    for layer in range(LAYERS):
+        taken = np.concatenate([np.asarray(b["q"][layer], np.float64) for b in (basis, more)], axis=1)
+        q = np.linalg.qr(taken)[0]
+        a = np.asarray(FORGET["q"]["a"][layer], np.float64)
+        np.testing.assert_allclose(moved["q"]["a"][layer], a - q @ (q.T @ a), atol=1e-5)
+        assert np.max(np.abs(taken.T @ np.asarray(moved["q"]["a"][layer]))) < 1e-4
+    np.testing.assert_array_equal(moved["v"]["a"], FORGET["v"]["a"])  # no basis has it
+    np.testing.assert_array_equal(moved["q"]["b"], FORGET["q"]["b"])
+    again = project_out(moved, [basis, more])
+    np.testing.assert_allclose(again["q"]["a"], moved["q"]["a"], atol=1e-6)
+
+
+def test_the_activation_penalty_is_the_energy_that_is_read_over_that_of_a_random_adapter():
+    rng = np.random.default_rng(11)
+    inputs = rng.normal(size=(LAYERS, 400, 9)) * np.linspace(3, 0.1, 9)  # x of one module
+    moments = np.einsum("lni,lnj->lij", inputs, inputs) / 400
+    values, vectors = np.linalg.eigh(moments)
+    totals = np.trace(moments, axis1=1, axis2=2)
+    known = Directions(*(jnp.float32(x) for x in (vectors[:, :, ::-1], values[:, ::-1], totals)))
+    a = np.asarray(FORGET["q"]["a"], np.float64)
+    read = np.mean(np.sum((inputs @ a) ** 2, axis=-1), axis=-1)
+    expected = np.mean(read / (np.sum(a**2, axis=(1, 2)) * totals / 9))
+    np.testing.assert_allclose(activation_penalty({"q": FORGET["q"]}, {"q": known}), expected, rtol=1e-4)
+    out = project_out({"q": FORGET["q"]}, [{"q": known.basis[:, :, :5]}])
+    top = Directions(known.basis[:, :, :5], known.energy[:, :5], known.total)
+    assert float(activation_penalty(out, {"q": top})) < 1e-6
+    with pytest.raises(ValueError, match="activations are known of k"):
+        activation_penalty({"q": FORGET["q"]}, {"k": known})

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from rr_jax.config import TrainConfig
+from rr_jax.lora.activations import dominant_directions
 from rr_jax.lora.adapter import init_adapter, scale_adapter, stack_adapters
 from rr_jax.models.transformer import forward
 from rr_jax.release.objective import Frozen, init_state, make_optimizer, make_step
@@ -146,3 +147,70 @@ def test_a_loss_that_is_not_a_number_stops_with_its_step():
     section = TrainConfig(steps=3, batch_size=4, seq_len=16)
     with pytest.raises(TrainingDiverged, match="loss of the forget adapter is nan at step 1"):
         train({"forget": adapters(1)[0]}, params, {"forget": tiny.rows(1)}, tiny.CONFIG, section, scale=SCALE)
+
+
+def read_by(adapter):
+    return {name: np.asarray(module["a"], np.float64) for name, module in adapter.items()}
+
+
+def largest_dot(adapter, other):
+    """Largest |cosine| between a direction that one reads and one of the other's."""
+    found = 0.0
+    for name, a in read_by(adapter).items():
+        one, two = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, other[name]))
+        found = max(found, float(np.max(np.abs(np.einsum("lir,lis->lrs", one, two)))))
+    return found
+
+
+def test_hard_projections_hold_after_every_step_and_the_loss_still_falls():
+    params, data, stack = tiny.params(), {"forget": tiny.rows(1), "retain": tiny.rows(2)}, adapters(2)
+    section = TrainConfig(steps=12, batch_size=8, seq_len=16, learning_rate=2e-2)
+    earlier = adapters(3)[2]
+    directions = dominant_directions(params, data["retain"], tiny.CONFIG, tuple(TARGETS), 4)
+
+    def run(names=("forget", "retain"), **constraint):
+        lines, seen = [], []
+        train(
+            dict(zip(names, stack, strict=False)),
+            params,
+            {name: data[name] for name in names},
+            tiny.CONFIG,
+            section,
+            scale=SCALE,
+            log=lambda step, line: lines.append(line),
+            watch=lambda step, members: seen.append(members),
+            watch_after=(1, 12),
+            **constraint,
+        )
+        assert lines[-1]["nll/forget"] < lines[0]["nll/forget"]
+        return seen
+
+    for members in run(projection="complement", memory=earlier):
+        assert largest_dot(members["forget"], read_by(members["retain"])) < 1e-5
+        assert largest_dot(members["forget"], read_by(earlier)) < 1e-5
+    for members in run(projection="null_space", directions=directions):
+        assert largest_dot(members["forget"], {name: np.asarray(d.basis) for name, d in directions.items()}) < 1e-5
+        assert largest_dot(members["forget"], read_by(members["retain"])) > 1e-3
+    for members in run(names=("forget",), projection="complement", anchor=earlier):
+        assert largest_dot(members["forget"], read_by(earlier)) < 1e-5
+    free = run()[-1]
+    assert largest_dot(free["forget"], read_by(free["retain"])) > 1e-3
+
+
+def test_the_penalty_of_activations_and_of_memory_act_on_the_first_adapter():
+    params, data, stack = tiny.params(), {"forget": tiny.rows(1), "retain": tiny.rows(2)}, adapters(2)
+    section = TrainConfig(steps=30, batch_size=8, seq_len=16, learning_rate=2e-2)
+    directions = dominant_directions(params, data["retain"], tiny.CONFIG, tuple(TARGETS), 4)
+    earlier = adapters(3)[2]
+
+    def last(weight, **constraint):
+        lines = []
+        pair = dict(zip(data, stack, strict=True))
+        log = lambda step, line: lines.append(line)  # noqa: E731
+        train(pair, params, data, tiny.CONFIG, section, scale=SCALE, penalty_weight=weight, log=log, **constraint)
+        return lines[-1]["orthogonality"]
+
+    held = last(1.0, penalty="activations", directions=directions)
+    assert held < 0.5 * last(0.0, penalty="activations", directions=directions)
+    alone = last(0.0, penalty="normalized")
+    assert last(0.0, penalty="normalized", memory=earlier) > alone  # a further pair counts
