@@ -69,7 +69,7 @@ def test_a_baseline_is_given_its_data_and_applied_by_its_rule(folder, tmp_path, 
         np.testing.assert_array_equal(found["b"][..., :rank, :], module["b"])
         assert (found["a"].shape[-1] > rank) == (place == "after")
     page = (tmp_path / "run" / "report.html").read_text()
-    assert f"Baseline: {method.replace('_', ' ')}, trained on true forget data" in page
+    assert f"A baseline: {method.replace('_', ' ')}, trained on true forget data" in page
     assert f"{entry['given']} true forget examples" in page
 
 
