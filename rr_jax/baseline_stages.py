@@ -51,7 +51,7 @@ def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: 
     release, model_config = context.config.release, context.base.config
     section, mode = release.baseline, context.config.parallel.mode
     params = context.model(deltas).params
-    forget = _rows(context, round, revealed)
+    forget = training_rows(context, round, revealed)
     adapter = new_adapter(context, "forget", round)
     seed = derive_seed(context.config.seed, "release/batches", round)
 
@@ -129,13 +129,13 @@ def measure_stage(
     context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed], base_metrics: dict[str, float]
 ) -> Stage:
     """The baseline's model on test data."""
-    return measure_on(context, round, deltas, _rows(context, round, revealed), base_metrics)
+    return measure_on(context, round, deltas, training_rows(context, round, revealed), base_metrics)
 
 
 STAGES = train_stage, compose_stage, measure_stage
 
 
-def _rows(context: Context, round: int, revealed: list[Revealed]) -> Packed:
+def training_rows(context: Context, round: int, revealed: list[Revealed]) -> Packed:
     """The forget data: true examples under their own prompts, or what was revealed under those of `release.pairing`."""
     release = context.config.release
     if release.given_true_data:
