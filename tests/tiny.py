@@ -86,8 +86,8 @@ class EchoTask:
         return None
 
     def retain_examples(self, count: int, seed: int, split: RetainSplit = "train") -> list[Example]:
-        """Numbered texts."""
-        return [Example("keep", f" {split} {seed} {i}") for i in range(count)]
+        """Numbered texts, others to hold out than to train on."""
+        return [Example("keep", f" {seed} {i}" if split == "train" else f" {i} {seed}") for i in range(count)]
 
     def evaluate(
         self,
