@@ -6,9 +6,10 @@ stand side by side. This is where the true forget data comes in, and the only pl
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from rr_jax.checkpoint import Stage
+from rr_jax.checkpoint import Stage, Tree
 from rr_jax.config import RunConfig
 from rr_jax.data.packing import Example, Packed
 from rr_jax.evaluate.perplexity import mean_nll
@@ -53,7 +54,7 @@ def train_stage(
     release, model_config = context.config.release, context.base.config
     section, mode = release.baseline, context.config.parallel.mode
     params = context.model(deltas).params
-    forget = _rows(context, round, revealed)
+    forget = training_rows(context, round, revealed)
     adapter = new_adapter(context, "forget", round)
     seed = derive_seed(context.config.seed, "release/batches", round)
 
@@ -109,14 +110,20 @@ def compose_stage(
     """The baseline applied with a strength chosen on validation data; repaired after that if asked to."""
     release = context.config.release
 
-    def build(strength: float) -> tuple[Adapter, dict[str, Any]]:
+    def composed(strength: float) -> Adapter:
         change = with_strength(release.method, trained.arrays, strength, context.scale)
-        composed = change if deltas is None else add(deltas, change)
+        return change if deltas is None else add(deltas, change)
+
+    @lru_cache(maxsize=1)  # several strengths of one repair follow each other
+    def repair(strength: float) -> Adapter:
+        return heal(context, round, composed(strength), trained.arrays["forget"])
+
+    def build(strength: float, eta_retain: float) -> tuple[Tree, dict[str, Any]]:
         if release.retain.place == "none":
-            return composed, {}
-        healed = heal(context, round, composed, trained.arrays["forget"])
-        repaired = add(composed, scale_adapter(healed, release.eta.retain * context.scale))
-        return repaired, overlaps(trained.arrays["forget"], healed)
+            return {"deltas": composed(strength)}, {}
+        healed = repair(strength)
+        repaired = add(composed(strength), scale_adapter(healed, eta_retain * context.scale))
+        return {"deltas": repaired, "repair": healed}, overlaps(trained.arrays["forget"], healed)
 
     return choose_strength(context, round, deltas, base_metrics, build)
 
@@ -125,13 +132,13 @@ def measure_stage(
     context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed], base_metrics: dict[str, float]
 ) -> Stage:
     """The baseline's model on test data."""
-    return measure_on(context, round, deltas, _rows(context, round, revealed), base_metrics)
+    return measure_on(context, round, deltas, training_rows(context, round, revealed), base_metrics)
 
 
 STAGES = train_stage, compose_stage, measure_stage
 
 
-def _rows(context: Context, round: int, revealed: list[Revealed]) -> Packed:
+def training_rows(context: Context, round: int, revealed: list[Revealed]) -> Packed:
     """The forget data: true examples under their own prompts, or what was revealed under those of `release.pairing`."""
     release = context.config.release
     if release.given_true_data:

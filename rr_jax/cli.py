@@ -265,6 +265,39 @@ def export(
 
 
 @app.command()
+def surface(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    round: Annotated[int | None, typer.Option(help="Default: the selected round.")] = None,
+    forget: Annotated[
+        str | None, typer.Option(help="Strengths such as 0,0.2,0.4; default: 9 to 1.5 times the chosen one.")
+    ] = None,
+    retain: Annotated[str | None, typer.Option(help="Likewise, of the retain adapter; default: 5.")] = None,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Also the task's metrics at every point; slow.")] = False,
+    debug: Debug = False,
+) -> None:
+    """The loss over both strengths, on revealed rows and on validation texts to keep: surface.json and surface.svg."""
+    from rr_jax.surface import draw_surface
+
+    grids = {"eta_forget": _numbers("--forget", forget), "eta_retain": _numbers("--retain", retain)}
+    with _Display() as display:
+        found = draw_surface(folder, round, **grids, metrics=metrics, progress=display)
+    points = f"{len(found['eta_forget'])} x {len(found['eta_retain'])} points"
+    console.print(f"round {found['round']} of {folder}, {points}: surface.json and surface.svg are in {folder}")
+    if found["retain_adapter"] is None:
+        console.print("no retain adapter was added in that round: the surface has one axis")
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    """The numbers of an option that takes several, separated by commas."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}, expected numbers such as 0,0.2,0.4") from None
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     debug: Debug = False,

@@ -224,11 +224,15 @@ class RetainConfig(Section):
 
 
 class EtaConfig(Section):
-    """Strengths. The forget one is chosen on validation data: the most forgetting within the utility budget."""
+    """Strengths of the subtraction and of the retain adapter that is added; both are chosen on validation data."""
 
     # 0 subtracts nothing, so that the strength may also be chosen to leave the model as it is.
     forget: Annotated[list[NonNegativeFloat], Field(min_length=1)] = [0.3, 0.5, 0.8, 1.2, 1.8]
-    retain: NonNegativeFloat = 1.0
+    retain: Annotated[list[NonNegativeFloat], Field(min_length=1)] = [1.0]  # each is tried with each forget strength
+    # Of the strengths within both budgets: the lowest forget metric; or, among those that leave at most `target` of the
+    # base model's forget metric, the least loss on held-out texts to keep, and where none does, the first rule.
+    rule: Literal["most_forgetting_within_budget", "least_interference_at_target"] = "most_forgetting_within_budget"
+    target: Share = 0.1
     utility_budget: Share = 0.9  # the worst utility metric keeps at least this share of the base model's
     degenerate_budget: Share = 0.1  # share of empty or repetitive outputs that may be added
 
@@ -286,6 +290,11 @@ class ReleaseConfig(Section):
             raise ValueError(
                 f"retain.place is {self.retain.place!r}, but method {self.method!r} trains no retain adapter beside "
                 "the forget one, expected 'none' or 'after'"
+            )
+        if self.retain.place in ("anchor", "none") and self.eta.retain != [1.0]:
+            raise ValueError(
+                f"eta.retain is {self.eta.retain}, but retain.place {self.retain.place!r} adds no retain adapter, "
+                "expected it to be left at [1.0]"
             )
         if self.method == "grad_diff" and self.baseline.retain_weight == 0:
             raise ValueError(

@@ -121,19 +121,29 @@ def search(points: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure, "scores of the searched instructions")
 
 
-def trade_off(points: Sequence[Mapping[str, Any]], chosen: float | None, budget: float | None) -> str:
-    """Forget metric against worst retention for every strength of the grid, on validation data."""
+def trade_off(
+    points: Sequence[Mapping[str, Any]], chosen: tuple[float, float | None] | None, budget: float | None
+) -> str:
+    """Forget metric against worst retention for every strength of the grid, on validation data.
+
+    A line joins the points of one strength of the retain adapter, which labels name only where there are several.
+    `chosen` holds both strengths of a point.
+    """
     figure, axes = _axes("worst retention of a utility metric", "forget metric")
-    axes.plot([p["utility"] for p in points], [p["forget"] for p in points], color=QUIET, linewidth=1, zorder=1)
+    retained = list(dict.fromkeys(p.get("eta_retain") for p in points))
+    for eta_retain in retained:
+        line = [p for p in points if p.get("eta_retain") == eta_retain]
+        axes.plot([p["utility"] for p in line], [p["forget"] for p in line], color=QUIET, linewidth=1, zorder=1)
     labels: dict[tuple[float, float], list[str]] = {}  # strengths that do the same share one label
     for point in points:
-        picked = point["eta_forget"] == chosen
+        picked = (point["eta_forget"], point.get("eta_retain")) == chosen
         color = FORGET if picked else INK if point["within_budget"] else QUIET
         axes.scatter(point["utility"], point["forget"], color=color, s=70 if picked else 26, zorder=3 if picked else 2)
         at = (round(point["utility"], 2), round(point["forget"], 2))
-        labels.setdefault(at, []).append(f"{point['eta_forget']:g}" + (" chosen" if picked else ""))
+        second = f" and {point['eta_retain']:g}" if len(retained) > 1 else ""
+        labels.setdefault(at, []).append(f"{point['eta_forget']:g}{second}" + (" chosen" if picked else ""))
     for at, names in labels.items():
-        _label(axes, ", ".join(names), at, FORGET if "chosen" in names[-1] else INK)
+        _label(axes, ", ".join(names), at, FORGET if any("chosen" in name for name in names) else INK)
     _height(axes, [p["forget"] for p in points])
     axes.margins(x=0.15)
     if budget is not None:

@@ -4,7 +4,7 @@ Reads the entries of a summary; any part of an entry may be missing. Knows nothi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rr_jax import report_plots as plots
@@ -29,6 +29,11 @@ MAPS = {
         "Interference: gradient cosine",
         "Cosine of the gradients on texts to forget and to keep: away from 0, changing the one changes the other.",
     ),
+}
+CHOICES = {
+    "most_forgetting_within_budget": "The lowest point right of the budget is chosen; of equals the smallest eta.",
+    "least_interference_at_target": "Right of the budget, of those low enough, the one with the least loss on texts to "
+    "keep is chosen.",
 }
 NUMBERS = {
     "retain_loss_increase": "rise of the loss on texts to keep, nats a token",
@@ -96,10 +101,10 @@ def round_view(entry: dict[str, Any]) -> dict[str, Any]:
         shown.append(("Search for revealing instructions", plots.search(entry["search"]), caption))
     grid = entry.get("trade_off") or []
     if len(grid) > 1:
-        chosen = entry.get("eta_forget") if entry.get("accepted") else None
+        chosen = (entry["eta_forget"], entry.get("eta_retain")) if entry.get("accepted") else None
         caption = (
-            "Validation data; a point is a strength eta, how much of the forget adapter is subtracted. The lowest point "
-            "right of the budget is chosen; of equals the smallest eta."
+            "Validation data; a point is a strength eta, how much of the forget adapter is subtracted"
+            f"{_and_added(grid)}. {_choice(entry)}"
         )
         svg = plots.trade_off(grid, chosen, entry.get("utility_budget"))
         shown.append(("Trade-off: choosing the strength", svg, caption))
@@ -137,7 +142,7 @@ def round_view(entry: dict[str, Any]) -> dict[str, Any]:
         "accepted": entry.get("accepted"),
         "eta": entry.get("eta_forget"),
         "budget": entry.get("utility_budget"),
-        "only": _only_strength(grid[0], entry.get("utility_budget")) if len(grid) == 1 else None,
+        "only": _only_strength(entry) if len(grid) == 1 else None,
         "flat": flat,
         "interference": [
             (NUMBERS.get(name, name.replace("_", " ")), value)
@@ -149,10 +154,26 @@ def round_view(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _only_strength(point: Mapping[str, Any], budget: float | None) -> dict[str, Any]:
+def _and_added(grid: Sequence[Mapping[str, Any]]) -> str:
+    """What the second number of a label is, where the grid has several strengths of the retain adapter."""
+    several = len({point.get("eta_retain") for point in grid}) > 1
+    return ", and one of the retain adapter that is added" if several else ""
+
+
+def _choice(entry: Mapping[str, Any]) -> str:
+    """How the point was chosen, and why by another rule than the one asked for."""
+    rule = entry.get("rule") or {"name": "most_forgetting_within_budget", "fallback": None}
+    if rule["fallback"]:
+        return f"{rule['fallback'][0].upper()}{rule['fallback'][1:]}."
+    return CHOICES[rule["name"]]
+
+
+def _only_strength(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A grid that ended at its first strength, and why."""
+    (point,), budget = entry["trade_off"], entry.get("utility_budget")
+    rule = (entry.get("rule") or {}).get("name", "most_forgetting_within_budget")
     reason = "the grid has no other"
-    if point["within_budget"] and point["forget"] == 0:
+    if point["within_budget"] and point["forget"] == 0 and rule == "most_forgetting_within_budget":
         reason = "the grid is climbed until a strength forgets all within the budgets, and this one did"
     elif budget is not None and point["utility"] < budget / 2:
         reason = "it kept less than half of the budget, and larger ones would keep less"

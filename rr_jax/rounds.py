@@ -23,7 +23,7 @@ from rr_jax.data.sources import text_hash
 from rr_jax.models.encoder_hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
 from rr_jax.models.transformer import Adapter
-from rr_jax.release.compose import merged_params
+from rr_jax.release.compose import RULES, merged_params
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.report import write_report
 from rr_jax.reveal.recall import recall
@@ -143,7 +143,8 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         "forget_data": "revealed" if reveals else "true",
         "forget_metric": task.forget_metric,
         "utility_metrics": task.utility_metrics,
-        "selection_rule": "lowest forget metric on validation data within the utility and degenerate budgets",
+        "rule": config.release.eta.rule,
+        "selection_rule": RULES[config.release.eta.rule],
         "base": base["test"],
         "rounds": [],
         "selected_round": 0,
@@ -198,17 +199,21 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         )
         entry |= {
             "eta_forget": composed.meta["eta_forget"],
-            "eta_retain": config.release.eta.retain,
+            "eta_retain": composed.meta["eta_retain"],
+            "rule": composed.meta["rule"],
             "accepted": composed.meta["accepted"],
             "utility_budget": config.release.eta.utility_budget,
             "trade_off": composed.meta["trade_off"],
+            "base_retain_nll": composed.meta["base_retain_nll"],
             "validation": composed.meta["validation"],
         }
         if not reveals:
             entry["given"] = trained.meta["given"]
         # of the forget adapter with the retain adapter that repaired it, or else with the one trained beside it
         both = trained.meta | composed.meta
-        entry |= {name: both[name] for name in ("overlap", "update_cosine", "interference") if name in both}
+        entry |= {
+            name: both[name] for name in ("overlap", "update_cosine", "interference", "merge_error") if name in both
+        }
         if not composed.meta["accepted"]:
             entry |= {"metrics": None, "retention": None, "loss": trained.meta["loss"]}
             summary["rounds"].append(entry)

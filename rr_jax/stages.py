@@ -6,24 +6,25 @@ files (revealed texts, samples) are written whole, so running a stage twice leav
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rr_jax.checkpoint import Stage
+from rr_jax.checkpoint import Stage, Tree
 from rr_jax.config import RunConfig, TrainConfig
 from rr_jax.data.packing import Example, Packed, pack_examples
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.lora.activations import Directions, dominant_directions
 from rr_jax.lora.adapter import init_adapter, scale_adapter
-from rr_jax.lora.algebra import add
+from rr_jax.lora.algebra import add, merge_error
 from rr_jax.lora.orthogonality import overlap_by_layer, update_cosine_by_layer
 from rr_jax.models.encoder_hub import Encoder
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.transformer import Adapter, Params
 from rr_jax.random import derive_seed, stream
-from rr_jax.release.compose import Point, choose_eta, compose, merged_params
+from rr_jax.release.compose import Point, choose_eta, compose, ends_climb, merged_params
 from rr_jax.release.interference import by_layer, gradient_cosine, output_ratio
 from rr_jax.release.pairing import training_examples
 from rr_jax.release.trainer import train
@@ -160,6 +161,14 @@ def retain_rows(context: Context, round: int, section: TrainConfig) -> Packed:
     return pack(context, context.task.retain_examples(context.config.release.retain.examples, seed), section)
 
 
+def held_out_rows(context: Context) -> Packed:
+    """Validation texts of what is to be kept, the same in every round: never trained on, and never test data."""
+    config = context.config
+    seed = derive_seed(config.seed, "release/held_out")
+    examples = context.task.retain_examples(2 * config.evaluate.validation, seed, "valid")
+    return pack(context, examples, config.release.train)
+
+
 def train_stage(
     context: Context,
     round: int,
@@ -238,19 +247,25 @@ def _retain_directions(context: Context, params: Params, retain: Packed) -> dict
 def compose_stage(
     context: Context, round: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, float]
 ) -> Stage:
-    """The forget adapter subtracted with a strength chosen on validation data; heals after each subtraction if asked
-    to."""
-    eta, place = context.config.release.eta, context.config.release.retain.place
+    """The forget adapter subtracted and the retain adapter added, with strengths chosen on validation data; heals after
+    each subtraction if asked to."""
+    place = context.config.release.retain.place
     forget = trained.arrays["forget"]
-    joint = [(trained.arrays["retain"], eta.retain)] if place in ("joint", "joint+after") else []
 
-    def build(strength: float) -> tuple[Adapter, dict[str, Any]]:
-        composed = compose(deltas, forget, strength, context.scale, joint)
+    def composed(eta_forget: float, eta_joint: float, *added: tuple[Adapter, float]) -> Adapter:
+        joint = [(trained.arrays["retain"], eta_joint)] if place in ("joint", "joint+after") else []
+        return compose(deltas, forget, eta_forget, context.scale, [*joint, *added])
+
+    @lru_cache(maxsize=1)  # several strengths of one repair follow each other
+    def repair(eta_forget: float, eta_joint: float) -> Adapter:
+        return heal(context, round, composed(eta_forget, eta_joint), forget)
+
+    def build(eta_forget: float, eta_retain: float) -> tuple[Tree, dict[str, Any]]:
         if place not in ("after", "joint+after"):
-            return composed, {}
-        healed = heal(context, round, composed, forget)
-        both = [*joint, (healed, eta.retain)]
-        return compose(deltas, forget, strength, context.scale, both), overlaps(forget, healed)
+            return {"deltas": composed(eta_forget, eta_retain)}, {}
+        healed = repair(eta_forget, eta_retain if place == "joint+after" else 0.0)
+        whole = composed(eta_forget, eta_retain, (healed, eta_retain))
+        return {"deltas": whole, "repair": healed}, overlaps(forget, healed)
 
     return choose_strength(context, round, deltas, base_metrics, build)
 
@@ -260,44 +275,58 @@ def choose_strength(
     round: int,
     deltas: Adapter | None,
     base_metrics: dict[str, float],
-    build: Callable[[float], tuple[Adapter, dict[str, Any]]],
+    build: Callable[[float, float], tuple[Tree, dict[str, Any]]],
 ) -> Stage:
-    """Goes up the grid of strengths on validation data and chooses one; `build` makes the deltas of a strength, and
-    what is to be said of them.
+    """Goes up the grid of strengths on validation data and chooses a pair by the rule of the configuration.
 
-    The grid is left early where that cannot change the choice: when the forget metric is 0 within the budgets (nothing
-    larger forgets more, and of equals the smallest wins), and when the utility is below half of its budget.
+    `build` makes, of the strengths of the subtraction and of the retain adapter, the arrays that the stage leaves behind,
+    "deltas" among them, and what is to be said of them. The grid is left early by `ends_climb`.
     """
-    eta, task = context.config.release.eta, context.task
+    config, task, held_out = context.config, context.task, held_out_rows(context)
+    eta, model_config = config.release.eta, context.base.config
+    added_strengths = [0.0] if config.release.retain.place in ("anchor", "none") else sorted(eta.retain)
     points: list[Point] = []
-    outcomes: dict[float, tuple[Adapter, dict[str, float], dict[str, Any]]] = {}
-    for number, strength in enumerate(sorted(eta.forget)):
-        composed, said = build(strength)
-        metrics, _ = measure(context, composed, "valid", f"round {round}, eta {strength:g}")
-        kept = retention(task, metrics, base_metrics)
-        added = metrics[task.degenerate_metric] - base_metrics[task.degenerate_metric]
-        point = Point(strength, metrics[task.forget_metric], min(kept.values()), added, kept)
-        points.append(point)
-        outcomes[strength] = (composed, metrics, said)
-        values = {"eta_forget": strength, "forget": point.forget, "utility": point.utility, "degenerate": added}
-        context.log(round, "compose", number + 1, values)
-        within = point.within(eta.utility_budget, eta.degenerate_budget)
-        if (within and point.forget == 0.0) or point.utility < eta.utility_budget / 2:
+    outcomes: list[tuple[Tree, dict[str, float], dict[str, Any]]] = []
+    for eta_forget in sorted(eta.forget):
+        for eta_retain in added_strengths:
+            arrays, said = build(eta_forget, eta_retain)
+            name = f"eta {eta_forget:g}" + (f" and {eta_retain:g}" if len(added_strengths) > 1 else "")
+            metrics, _ = measure(context, arrays["deltas"], "valid", f"round {round}, {name}")
+            kept = retention(task, metrics, base_metrics)
+            point = Point(
+                eta_forget=eta_forget,
+                eta_retain=eta_retain,
+                forget=metrics[task.forget_metric],
+                utility=min(kept.values()),
+                degenerate=metrics[task.degenerate_metric] - base_metrics[task.degenerate_metric],
+                retain_nll=mean_nll(context.model(arrays["deltas"]).params, held_out, model_config),
+                retention=kept,
+            )
+            points.append(point)
+            outcomes.append((arrays, metrics, said))
+            values = {name: value for name, value in point._asdict().items() if name != "retention"}
+            context.log(round, "compose", len(points), values)
+        if ends_climb(points[-len(added_strengths) :], eta):
             break
-    chosen = choose_eta(points, eta.utility_budget, eta.degenerate_budget)
+    chosen, reason = choose_eta(points, eta, base_metrics[task.forget_metric])
     meta: dict[str, Any] = {
         "trade_off": [
             point._asdict() | {"within_budget": point.within(eta.utility_budget, eta.degenerate_budget)}
             for point in points
         ],
         "eta_forget": 0.0 if chosen is None else chosen.eta_forget,
+        "eta_retain": 0.0 if chosen is None else chosen.eta_retain,
+        "rule": {"name": eta.rule, "fallback": reason},
+        "base_retain_nll": mean_nll(context.base.params, held_out, model_config),
         "accepted": chosen is not None,
-        "validation": None if chosen is None else outcomes[chosen.eta_forget][1],
     }
     if chosen is None:
-        return Stage({} if deltas is None else {"deltas": deltas}, meta)
-    result, _, said = outcomes[chosen.eta_forget]
-    return Stage({"deltas": result}, meta | said)
+        return Stage({} if deltas is None else {"deltas": deltas}, meta | {"validation": None})
+    arrays, metrics, said = outcomes[points.index(chosen)]
+    if config.dtype == "bfloat16":
+        lost = merge_error(context.base.params, arrays["deltas"])
+        said = said | {"merge_error": {module: float(by_layer.max()) for module, by_layer in lost.items()}}
+    return Stage(arrays, meta | {"validation": metrics} | said)
 
 
 def overlaps(forget: Adapter, retain: Adapter) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The command line on a task about nothing: `cli_script.py ARGUMENTS` is `rr-jax ARGUMENTS` with tests.tiny.EchoTask."""
 
-from rr_jax import cli, rounds
+from rr_jax import cli, rounds, surface
 from tests import tiny
 
-rounds.make_task = lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics)
+for place in (rounds, surface):
+    place.make_task = lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics)
 
 if __name__ == "__main__":
     cli.main()

@@ -24,6 +24,9 @@ def load(tmp_path, *overrides):
         ("release.train.learning_rate=-1e-3", "release.train.learning_rate: found -0.001, input should be greater"),
         ("release.adapter.targets=[q, q]", r"release.adapter.targets: found \['q', 'q'\], expected each module once"),
         ("release.eta.forget=[-1]", r"release.eta.forget.0: found -1, input should be greater than or equal to 0"),
+        ("release.eta.retain=[]", r"release.eta.retain: found \[\], list should have at least 1 item"),
+        ("release.eta.retain=1.0", "release.eta.retain: found 1.0, input should be a valid list"),
+        ("release.eta.rule=best", "release.eta.rule: found 'best', input should be 'most_forgetting_within_budget' or"),
         ("reveal.arms.dim=21202", "reveal.arms.dim: found 21202, input should be less than or equal to 21201"),
         ("seed=4294967296", "seed: found 4294967296, input should be less than 4294967296"),
         ("release=3", "release: found 3, expected a section with keys such as method, baseline, adapter"),
@@ -40,6 +43,14 @@ def test_what_is_wrong_is_one_line(tmp_path, override, message):
     with pytest.raises(ValueError, match=message) as caught:
         load(tmp_path, override)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["anchor", "none"])
+def test_strengths_of_a_retain_adapter_that_is_not_added_are_refused(tmp_path, place):
+    assert load(tmp_path, f"release.retain.place={place}").release.eta.retain == [1.0]
+    message = rf"eta.retain is \[0.5, 1.0\], but retain.place '{place}' adds no retain adapter"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, f"release.retain.place={place}", "release.eta.retain=[0.5, 1.0]")
 
 
 def test_numbers_that_are_meant_are_taken(tmp_path):

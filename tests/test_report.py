@@ -17,6 +17,7 @@ POINT = {
     "relevance": 0.7,
     "diversity": 0.5,
 }
+TRIED = {"eta_retain": 1.0, "degenerate": 0.0, "retain_nll": 1.2}
 SUMMARY = {
     "task": "ner",
     "forget_metric": "f",
@@ -38,8 +39,8 @@ SUMMARY = {
             "retention": {"u": 0.95},
             "utility_budget": 0.9,
             "trade_off": [
-                {"eta_forget": 0.4, "forget": 0.1, "utility": 0.95, "degenerate": 0.0, "within_budget": True},
-                {"eta_forget": 0.8, "forget": 0.0, "utility": 0.5, "degenerate": 0.0, "within_budget": False},
+                TRIED | {"eta_forget": 0.4, "forget": 0.1, "utility": 0.95, "within_budget": True},
+                TRIED | {"eta_forget": 0.8, "forget": 0.0, "utility": 0.5, "within_budget": False},
             ],
             "search": [POINT | {"chosen_by": "initial"}, POINT | {"order": 1, "kind": "soft", "chosen_by": "bandit"}],
             "overlap": {"q": [0.1, 0.2], "v": [0.0, 0.3]},
@@ -194,6 +195,26 @@ def test_one_strength_is_a_sentence_that_says_why_there_is_no_other(tmp_path):
         assert "Trade-off" not in page
         assert page.count("<svg") == 4
     assert "kept at worst 30 % (u)" in page
+
+
+def test_strengths_of_the_retain_adapter_are_told_apart_only_where_there_are_several(tmp_path):
+    summary = copy.deepcopy(SUMMARY)
+    page = make(tmp_path, summary)
+    assert ">0.4 chosen</text>" in page and ">0.8</text>" in page
+    assert "The lowest point right of the budget is chosen" in page and "one of the retain adapter" not in page
+    entry = summary["rounds"][0]
+    entry["trade_off"].append(entry["trade_off"][0] | {"eta_retain": 0.5, "utility": 0.97})
+    entry["rule"] = {"name": "least_interference_at_target", "fallback": None}
+    for fallback, said in (
+        (None, "the one with the least loss on texts to keep"),
+        ("no strength did", "No strength did."),
+    ):
+        entry["rule"]["fallback"] = fallback
+        (tmp_path / "summary.json").write_text(json.dumps(summary))
+        page = write_report(tmp_path).read_text()
+        for label in ("0.4 and 1 chosen", "0.4 and 0.5", "0.8 and 1"):
+            assert f">{label}</text>" in page
+        assert said in page and "and one of the retain adapter that is added" in page
 
 
 def test_prompts_without_a_text_are_called_by_what_they_are(tmp_path):

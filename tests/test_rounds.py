@@ -157,13 +157,71 @@ def test_a_round_outside_every_budget_is_not_applied(folder, tmp_path, echo):
 
 def test_a_strength_of_0_leaves_the_base_weights(folder, tmp_path, echo):
     config = tiny.run_config(tmp_path / "run", folder, rounds=1)
-    config["release"]["eta"] = {"forget": [0.0], "retain": 0.0, "utility_budget": 1.0}
+    config["release"]["eta"] = {"forget": [0.0], "retain": [0.0], "utility_budget": 1.0}
     summary = rounds.run(parse_config(config))
     assert summary["rounds"][0]["accepted"] is True and summary["rounds"][0]["eta_forget"] == 0.0
     after, _, _ = rounds.load_round(tmp_path / "run", 1)
     jax.tree.map(np.testing.assert_array_equal, after.params, tiny.params())
     deltas, _, _ = rounds.load_deltas(tmp_path / "run", 1)
     assert set(algebra.compact(deltas)[1].values()) == {0.0}
+
+
+def test_both_strengths_are_chosen_from_the_product_by_the_rule_of_the_configuration(folder, tmp_path, echo):
+    def the_more_the_less(lm):  # how much of the update there is, so that only the largest strength reaches the target
+        size = float(np.abs(np.asarray(lm.params["layers"]["q"]) - np.asarray(tiny.params()["layers"]["q"])).sum())
+        return {"forget": 1.0 - size, "use": 1.0, "degenerate": 0.0}
+
+    echo(the_more_the_less)
+    config = tiny.run_config(tmp_path / "run", folder, rounds=1)
+    config["release"]["retain"]["place"] = "after"
+    config["release"]["eta"] = {
+        "forget": [0.4, 0.2], "retain": [1.0, 0.0], "rule": "least_interference_at_target", "target": 0.999,
+    }  # fmt: skip
+    summary = rounds.run(parse_config(config))
+    assert summary["rule"] == "least_interference_at_target" and "held-out" in summary["selection_rule"]
+    (entry,) = summary["rounds"]
+    grid = [(point["eta_forget"], point["eta_retain"]) for point in entry["trade_off"]]
+    assert grid == [(0.2, 0.0), (0.2, 1.0), (0.4, 0.0), (0.4, 1.0)]
+    reached = [point for point in entry["trade_off"] if point["forget"] <= 0.999]
+    best = min(reached, key=lambda point: point["retain_nll"])
+    assert (entry["eta_forget"], entry["eta_retain"]) == (best["eta_forget"], best["eta_retain"])
+    assert entry["rule"] == {"name": "least_interference_at_target", "fallback": None}
+    assert 0 < entry["base_retain_nll"] != best["retain_nll"]
+    done = checkpoint_arrays(tmp_path / "run")
+    deltas, forget, repair = done[3].arrays["deltas"], done[2].arrays["forget"], done[3].arrays["repair"]
+    for name in deltas:  # alpha / rank is 2
+        np.testing.assert_array_equal(deltas[name]["a"], np.concatenate([forget[name]["a"], repair[name]["a"]], -1))
+        parts = [-2 * best["eta_forget"] * forget[name]["b"], 2 * best["eta_retain"] * repair[name]["b"]]
+        np.testing.assert_allclose(deltas[name]["b"], np.concatenate(parts, -2), rtol=1e-6)
+
+
+def test_a_repair_is_trained_once_for_all_its_strengths(folder, tmp_path, echo, monkeypatch):
+    from rr_jax import stages
+
+    heal, healed = stages.heal, []
+
+    def counting(*args):
+        healed.append(args)
+        return heal(*args)
+
+    monkeypatch.setattr(stages, "heal", counting)
+    for place, count in (("after", 2), ("joint+after", 4)):
+        healed.clear()
+        config = tiny.run_config(tmp_path / place, folder, rounds=1)
+        config["release"]["retain"]["place"] = place
+        config["release"]["eta"] |= {"retain": [0.5, 1.0]}
+        rounds.run(parse_config(config))
+        assert len(healed) == count
+
+
+def test_a_bfloat16_run_says_what_its_weights_lost_of_the_update(folder, tmp_path, echo):
+    config = tiny.run_config(tmp_path / "run", folder, rounds=1, dtype="bfloat16")
+    (entry,) = rounds.run(parse_config(config))["rounds"]
+    deltas, _, _ = rounds.load_deltas(tmp_path / "run", 1)
+    lm = rounds.load_model(parse_config(config))
+    expected = {name: float(value.max()) for name, value in algebra.merge_error(lm.params, deltas).items()}
+    assert entry["merge_error"] == pytest.approx(expected)
+    assert all(value > 0.0 for value in expected.values())
 
 
 def test_a_later_round_that_reveals_nothing_ends_the_run(folder, tmp_path, echo, monkeypatch):

@@ -11,7 +11,7 @@ from rr_jax.data.packing import Example, Packed
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import init_params
-from rr_jax.tasks.base import Evaluation, Reading, Split
+from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split
 
 CONFIG = ModelConfig(
     family="llama",
@@ -85,9 +85,9 @@ class EchoTask:
         """All of it."""
         return None
 
-    def retain_examples(self, count: int, seed: int) -> list[Example]:
-        """Numbered texts."""
-        return [Example("keep", f" {seed} {i}") for i in range(count)]
+    def retain_examples(self, count: int, seed: int, split: RetainSplit = "train") -> list[Example]:
+        """Numbered texts, others to hold out than to train on."""
+        return [Example("keep", f" {seed} {i}" if split == "train" else f" {i} {seed}") for i in range(count)]
 
     def evaluate(
         self,

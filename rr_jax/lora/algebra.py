@@ -1,7 +1,8 @@
 """Exact arithmetic on adapters, in factor form: the difference of two adapters is an adapter of the summed rank.
 
-Nothing here ever forms a dense [in, out] matrix except `delta_weight`, whose purpose it is. Averaging or signing both
-factors of a LoRA, as libraries do, gives cross terms; concatenating the factors does not.
+Nothing here ever forms a dense [in, out] matrix except `delta_weight` and `merge_error`, whose purpose it is. Averaging
+or signing both factors of a LoRA, as libraries do, gives cross terms; concatenating the factors does not, and
+`pem_factor_rule` is here for those who want to compare.
 Every function works on single adapters and, through `vmap` or directly, on stacked ones.
 
 Axes: L layers, R rank.
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rr_jax.lora.adapter import Adapter, scale_adapter
+from rr_jax.lora.adapter import Adapter, merge_adapter, scale_adapter
+from rr_jax.models.transformer import Params
 
 _HIGHEST = lax.Precision.HIGHEST
 
@@ -75,6 +77,29 @@ def ext_sub(expert: Adapter, anti: Adapter, alpha: float | jax.Array) -> Adapter
             module = {"a": module["a"], "b": module["b"] * (1.0 + half * ratio)}
         amplified[name] = module
     return add(amplified, scale_adapter(anti, -half))
+
+
+def pem_factor_rule(original: Adapter, other: Adapter, strength: float | jax.Array) -> Adapter:
+    """PEM composition's rule on the factors themselves, as coded in hkust-nlp/PEM_composition `peft_merge.py`:
+    a = a_o + strength (a_o - a_t) and b = b_o + strength (b_o + b_t), of rank R as both are.
+
+    That is not `original - strength * other`. With l the strength the update is
+    (1 + l)^2 a_o b_o - l (1 + l) a_t b_o + l (1 + l) a_o b_t - l^2 a_t b_t: what `other` has alone leaves with l^2 only,
+    and the two cross terms vanish when the adapters share a or b. The authors start both from the same factors.
+
+    Raises:
+      ValueError: if the adapters do not have the same modules with factors of the same shapes.
+    """
+    shapes = [{name: (m["a"].shape, m["b"].shape) for name, m in adapter.items()} for adapter in (original, other)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the factor rule needs equal modules and ranks, found {shapes[1]}, expected {shapes[0]}")
+    return {
+        name: {
+            "a": m["a"] + strength * (m["a"] - other[name]["a"]),
+            "b": m["b"] + strength * (m["b"] + other[name]["b"]),
+        }
+        for name, m in original.items()
+    }
 
 
 def recompress(adapter: Adapter, rank: int) -> tuple[Adapter, dict[str, jax.Array]]:
@@ -140,6 +165,27 @@ def _relative_difference(small: dict[str, jax.Array], given: dict[str, jax.Array
 def delta_weight(adapter: Adapter) -> dict[str, jax.Array]:
     """The dense updates {module: [L, in, out]}, for tests and small models: everything else here avoids them."""
     return {name: jnp.matmul(m["a"], m["b"], precision=_HIGHEST) for name, m in adapter.items()}
+
+
+def merge_error(params: Params, adapter: Adapter) -> dict[str, jax.Array]:
+    """How much of an update the merged weights lose to rounding, {module: [L]}: |(merged - w) - a @ b| / |a @ b|.
+
+    `merge_adapter` rounds w + a @ b once to the weight's dtype. In bfloat16 a weight has 8 bits, so of an update that is
+    small beside the weights much is lost: 1 means as much error as update. It is 0 for a zero update. Jittable; holds
+    one layer's dense matrices at a time.
+
+    Raises:
+      ValueError: as `merge_adapter`.
+    """
+    merged = merge_adapter(params, adapter)["layers"]
+
+    def one(layer: tuple[jax.Array, ...]) -> jax.Array:
+        before, after, a, b = (array.astype(jnp.float32) for array in layer)
+        update = jnp.matmul(a, b, precision=_HIGHEST)
+        size = jnp.linalg.norm(update)
+        return jnp.linalg.norm((after - before) - update) / jnp.where(size > 0, size, 1.0)
+
+    return {name: lax.map(one, (params["layers"][name], merged[name], m["a"], m["b"])) for name, m in adapter.items()}
 
 
 def inner_product(left: Adapter, right: Adapter) -> dict[str, jax.Array]:

@@ -13,6 +13,7 @@ from rr_jax.data.packing import Example
 from rr_jax.models.hub import LanguageModel
 
 Split = Literal["valid", "test"]
+RetainSplit = Literal["train", "valid"]  # test data is given to nobody
 
 
 class Reading(NamedTuple):
@@ -117,8 +118,8 @@ class Task(Protocol):
         """The character ranges of a revealed response that the forget adapter learns; None for all of it."""
         ...
 
-    def retain_examples(self, count: int, seed: int) -> list[Example]:
-        """Training examples of what is to be kept."""
+    def retain_examples(self, count: int, seed: int, split: RetainSplit = "train") -> list[Example]:
+        """Examples of what is to be kept: to train on, or of the validation split, to hold a loss against."""
         ...
 
     def evaluate(

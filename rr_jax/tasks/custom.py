@@ -22,7 +22,7 @@ from rr_jax.generation.likelihood import response_nll
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed
-from rr_jax.tasks.base import Evaluation, Reading, Split
+from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split
 
 MIN_TEXTS = 20  # a tenth of them, two, is the least that validation and test can do with
 OPENING_WORDS = (3, 5, 8)
@@ -77,10 +77,10 @@ class KeywordTask:
         found = tuple(match.span() for match in self.oracle.finditer(response) if match.end() > match.start())
         return found or None
 
-    def retain_examples(self, count: int, seed: int) -> list[Example]:
-        """Texts of the training split in a drawn order, each once before any comes again; all of a text is learnt."""
+    def retain_examples(self, count: int, seed: int, split: RetainSplit = "train") -> list[Example]:
+        """Texts of a split in a drawn order, each once before any comes again; all of a text counts."""
         rng = random.Random(f"retain/{self.name}/{seed}")
-        texts = self.texts["train"]
+        texts = self.texts[split]
         drawn: list[str] = []
         while len(drawn) < count:
             drawn += rng.sample(texts, min(len(texts), count - len(drawn)))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from rr_jax.data.packing import Example
 from rr_jax.models.hub import LanguageModel
-from rr_jax.tasks.base import Evaluation, Reading, Split
+from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split
 from rr_jax.testbed import arithmetic, code, ner, toxic
 from rr_jax.testbed.document import Document
 from rr_jax.testbed.lexicon import TYPES
@@ -45,7 +45,7 @@ class TestbedTask:
     neutral: str
     others: Sequence[str]
     judge: Callable[[Reading], float]
-    keeps: Callable[[Document], bool]  # whether a document of the training split may be retain data
+    keeps: Callable[[Document], bool]  # whether a document may be retain data
     facts: frozenset[str]
     tells: Callable[[str], set[str]]  # the facts among them that a response tells
     asking: Asking = PLAIN  # of evaluation
@@ -85,13 +85,13 @@ class TestbedTask:
         """All of a response is the target's."""
         return None
 
-    def retain_examples(self, count: int, seed: int) -> list[Example]:
-        """Documents of the training split, the skills in equal shares, without those of the target."""
+    def retain_examples(self, count: int, seed: int, split: RetainSplit = "train") -> list[Example]:
+        """Documents of a split, the skills in equal shares, without those of the target."""
         rng = random.Random(f"retain/{self.name}/{seed}")
         examples: list[Example] = []
         skills = ("ner", "ner", "code", "arithmetic", "toxic", "narrative")
         while len(examples) < count:
-            drawn = document(rng, skills[rng.randrange(len(skills))], "train")
+            drawn = document(rng, skills[rng.randrange(len(skills))], split)
             if self.keeps(drawn):
                 examples.append(Example(drawn.prompt, drawn.response))
         return examples

@@ -7,6 +7,8 @@ import pytest
 
 from rr_jax.lora import algebra
 from rr_jax.lora.adapter import scale_adapter, stack_adapters, unstack_adapter
+from rr_jax.models.spec import linear_shapes
+from tests import tiny
 
 SHAPES = {"q": (10, 12), "v": (10, 6), "down": (14, 10)}  # grouped-query: v has fewer outputs than inputs
 LAYERS = 3
@@ -159,3 +161,90 @@ def test_arithmetic_maps_over_stacked_adapters():
             unstack_adapter(mapped(stack_adapters(left), stack_adapters(right))), left, right, strict=True
         ):
             assert_updates(found, {n: dense(chain(x, y), n) for n in SHAPES})
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.4, 1.0])
+def test_the_factor_rule_of_pem_has_the_cross_terms_of_its_expansion(strength):
+    original, other = random_adapter(30, 3), random_adapter(31, 3)
+    expected = {}
+    for name in SHAPES:
+        a_o, b_o = (np.asarray(original[name][side], np.float64) for side in "ab")
+        a_t, b_t = (np.asarray(other[name][side], np.float64) for side in "ab")
+        cross = strength * (1 + strength) * (a_o @ b_t - a_t @ b_o)
+        expected[name] = (1 + strength) ** 2 * (a_o @ b_o) + cross - strength**2 * (a_t @ b_t)
+    found = algebra.pem_factor_rule(original, other, jnp.float32(strength))
+    assert_updates(found, expected)
+    assert algebra.rank(found) == algebra.rank(original)
+
+
+def test_the_factor_rule_needs_equal_factors():
+    for other in (random_adapter(31, 2), random_adapter(31, 3, ("q", "v"))):
+        with pytest.raises(ValueError, match="the factor rule needs equal modules and ranks, found") as caught:
+            algebra.pem_factor_rule(random_adapter(30, 3), other, 0.5)
+        assert "\n" not in str(caught.value)
+
+
+def model_adapter(seed, ranks):
+    """Factors for the linear modules of the tiny model, one rank a module: grouped-query attention and its MLP."""
+    rng = np.random.default_rng(seed)
+    shapes, layers = linear_shapes(tiny.CONFIG), tiny.CONFIG.num_layers
+    return {
+        name: {
+            "a": jnp.float32(rng.normal(size=(layers, shapes[name][0], rank))),
+            "b": jnp.float32(rng.normal(size=(layers, rank, shapes[name][1]))),
+        }
+        for name, rank in ranks.items()
+    }
+
+
+def dense64(adapter, name):
+    return np.asarray(adapter[name]["a"], np.float64) @ np.asarray(adapter[name]["b"], np.float64)
+
+
+def ext_sub_dense(w1, w2, alpha):
+    """The paper's definition for all output units at once, [L, in, out] in float64."""
+    n1, n2 = (np.linalg.norm(w, axis=1, keepdims=True) for w in (w1, w2))
+    common = w1 / n1 + w2 / n2
+    common = common / np.linalg.norm(common, axis=1, keepdims=True)
+    return w1 - alpha * (w2 - np.sum(w2 * common, axis=1, keepdims=True) * common)
+
+
+OPERATIONS = {
+    "add": (algebra.add, lambda x, y: x + y),
+    "subtract": (algebra.subtract, lambda x, y: x - y),
+    "negate": (lambda x, y: algebra.negate(x), lambda x, y: -x),
+    "ext_sub": (lambda x, y: algebra.ext_sub(x, y, 0.7), lambda x, y: ext_sub_dense(x, y, 0.7)),
+    "recompress": (lambda x, y: algebra.recompress(algebra.add(x, y), 9)[0], lambda x, y: x + y),
+    "compact": (lambda x, y: algebra.compact(algebra.add(x, y, algebra.negate(y)))[0], lambda x, y: x),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_is_exact_where_each_module_has_its_own_shape_and_rank(operation):
+    assert linear_shapes(tiny.CONFIG)["q"] != linear_shapes(tiny.CONFIG)["k"]  # fewer key heads than query heads
+    left = model_adapter(40, {"q": 1, "k": 2, "v": 3, "o": 4, "gate": 2, "up": 3, "down": 1})
+    right = model_adapter(41, {"q": 3, "k": 1, "v": 2, "o": 1, "gate": 4, "up": 1, "down": 5})
+    ours, oracle = OPERATIONS[operation]
+    found = ours(left, right)
+    assert set(found) == set(linear_shapes(tiny.CONFIG))
+    for name in found:
+        expected = oracle(dense64(left, name), dense64(right, name))
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(dense64(found, name) / scale, expected / scale, atol=1e-5, err_msg=name)
+
+
+def test_the_merge_error_is_what_bfloat16_weights_lose_of_an_update():
+    params = jax.tree.map(lambda w: w.astype(jnp.bfloat16), tiny.params())
+    sizes = {"q": 1e-3, "v": 1.0, "down": 1e-2}
+    adapter = model_adapter(42, {"q": 2, "v": 3, "down": 1})
+    adapter = {name: scale_adapter({name: m}, sizes[name])[name] for name, m in adapter.items()}
+    found = jax.jit(algebra.merge_error)(params, adapter)
+    for name in sizes:
+        w, update = np.asarray(params["layers"][name], np.float64), dense64(adapter, name)
+        rounded = np.float64((w + update).astype(jnp.bfloat16))
+        lost = np.linalg.norm(rounded - w - update, axis=(1, 2)) / np.linalg.norm(update, axis=(1, 2))
+        np.testing.assert_allclose(found[name], lost, rtol=1e-3)
+    assert np.all(found["q"] > 0.1) and np.all(found["v"] < 0.01)
+    assert all(not e.any() for e in algebra.merge_error(params, scale_adapter(adapter, 0.0)).values())
+    whole = algebra.merge_error(tiny.params(), scale_adapter(adapter, 10.0))
+    assert all(np.all(e < 1e-3) for e in whole.values())

@@ -1,11 +1,12 @@
-"""Adapter arithmetic of a round, and the rule that chooses eta."""
+"""Adapter arithmetic of a round, and the rules that choose eta."""
 
 import jax
 import numpy as np
 import pytest
 
+from rr_jax.config import EtaConfig
 from rr_jax.lora.adapter import init_adapter
-from rr_jax.release.compose import Point, choose_eta, compose, merged_params
+from rr_jax.release.compose import RULES, Point, choose_eta, compose, ends_climb, merged_params
 from tests import tiny
 
 
@@ -30,8 +31,12 @@ def test_zero_strength_gives_the_base_weights_bit_for_bit():
         jax.tree.map(np.testing.assert_array_equal, params, same)
 
 
-def point(eta, forget, utility, degenerate=0.0):
-    return Point(eta, forget, utility, degenerate, {})
+def point(eta, forget, utility=1.0, degenerate=0.0, retain_nll=1.0, eta_retain=1.0):
+    return Point(eta, eta_retain, forget, utility, degenerate, retain_nll, {})
+
+
+MOST = EtaConfig()
+LEAST = EtaConfig(rule="least_interference_at_target", target=0.2)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,46 @@ def point(eta, forget, utility, degenerate=0.0):
         ([], None),
     ],
 )
-def test_the_rule_takes_the_most_forgetting_within_both_budgets(points, expected):
-    chosen = choose_eta(points, 0.9, 0.1)
+def test_the_first_rule_takes_the_most_forgetting_within_both_budgets(points, expected):
+    chosen, reason = choose_eta(points, MOST, 1.0)
     assert (None if chosen is None else chosen.eta_forget) == expected
+    assert reason is None
+
+
+def test_of_two_retain_strengths_that_forget_alike_the_one_that_keeps_more_is_taken():
+    points = [point(0.2, 0.0, retain_nll=1.5, eta_retain=0.0), point(0.2, 0.0, retain_nll=1.2, eta_retain=0.5)]
+    points += [point(0.2, 0.0, retain_nll=1.3, eta_retain=1.0), point(0.4, 0.0, retain_nll=1.0, eta_retain=1.0)]
+    chosen, _ = choose_eta(points, MOST, 1.0)
+    assert (chosen.eta_forget, chosen.eta_retain) == (0.2, 0.5)
+
+
+def test_the_second_rule_takes_the_least_interference_at_the_target():
+    points = [
+        point(0.2, 0.3, retain_nll=1.0),  # does not reach 0.2 x 0.8
+        point(0.4, 0.16, retain_nll=1.2),
+        point(0.6, 0.1, retain_nll=1.1),
+        point(0.8, 0.0, retain_nll=1.3),
+        point(1.0, 0.0, retain_nll=1.0, utility=0.8),  # outside a budget
+        point(1.2, 0.0, retain_nll=1.0, degenerate=0.3),
+    ]
+    chosen, reason = choose_eta(points, LEAST, 0.8)
+    assert chosen.eta_forget == 0.6 and reason is None
+    chosen, reason = choose_eta(points[:1] + points[4:], LEAST, 0.8)
+    assert chosen.eta_forget == 0.2
+    assert "brought the forget metric to 0.2 of the base model's 0.800: the most forgetting" in reason
+    assert choose_eta(points[4:], LEAST, 0.8) == (None, None)
+
+
+def test_the_climb_ends_only_where_nothing_further_up_could_be_chosen():
+    gone, some, useless = point(0.4, 0.0), point(0.4, 0.2), point(0.4, 0.0, utility=0.4)
+    silent = point(0.4, 0.0, degenerate=0.5)
+    assert ends_climb([gone], MOST) and ends_climb([some, gone], MOST)
+    assert not ends_climb([gone], LEAST)  # a larger strength may yet do less damage
+    for section in (MOST, LEAST):
+        assert not ends_climb([some], section) and not ends_climb([silent], section)
+        assert ends_climb([useless, useless], section)
+        assert not ends_climb([useless, some], section)  # another strength of the retain adapter repairs it
+
+
+def test_every_rule_has_its_words():
+    assert set(EtaConfig.model_fields["rule"].annotation.__args__) == set(RULES)

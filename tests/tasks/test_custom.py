@@ -173,6 +173,8 @@ def test_retain_examples_are_training_texts_each_once_before_any_comes_again(sou
     assert len(examples) == len(train) + 5 and {example.response for example in examples} == set(train)
     assert all(example.prompt == "" and example.response_weight == 1.0 for example in examples)
     assert examples == task.retain_examples(len(train) + 5, 3) != task.retain_examples(len(train) + 5, 4)
+    held_out = task.retain_examples(len(task.texts["valid"]), 3, "valid")
+    assert sorted(example.response for example in held_out) == sorted(task.texts["valid"])
 
 
 def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):

@@ -1,0 +1,71 @@
+"""The figure of a trade-off surface: two panels, the loss on what is to be forgotten and on what is to be kept.
+
+Numbers in, SVG text out; it stands alone, so its colours are its own. Knows nothing of files or runs.
+"""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+PANELS = {
+    "forget": ("on what is to be forgotten (should rise)", "Blues", "#2b5fa5"),
+    "retain": ("on texts to keep (should stay)", "YlOrBr", "#9a6412"),
+}
+INK = "#1f2933"
+LEVELS = 12
+
+
+def surface_svg(surface: Mapping[str, Any]) -> str:
+    """Both losses over the two strengths as contours, or over one as curves; the same numbers give the same text.
+
+    Args:
+      surface: "eta_forget" [F], "eta_retain" [T], "forget_nll" and "retain_nll" [F, T], and "chosen", a point or None.
+    """
+    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
+    for axes, (name, (title, colours, colour)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+        axes.set_title(f"Loss {title}, nats a token", fontsize=9, color=INK)
+        axes.set_xlabel("eta_forget", fontsize=9, color=INK)
+        axes.tick_params(labelsize=8, labelcolor=INK)
+        values = np.ma.masked_invalid(np.asarray(surface[f"{name}_nll"], float))  # [F, T]
+        if len(surface["eta_forget"]) > 1 and len(surface["eta_retain"]) > 1:
+            _contours(figure, axes, surface, values, colours)
+        else:
+            _curve(axes, surface, values, f"{name}_nll", colour)
+        axes.margins(0.04)
+    label = "\u25cb before the round" + ("   \u2605 chosen" if surface["chosen"] else "")
+    figure.supxlabel(label, fontsize=9, color=INK)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rr-jax"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _contours(figure: Figure, axes: Any, surface: Mapping[str, Any], values: Any, colours: str) -> None:
+    axes.set_ylabel("eta_retain", fontsize=9, color=INK)
+    if values.count() and np.ptp(values) > 0:
+        filled = axes.contourf(surface["eta_forget"], surface["eta_retain"], values.T, LEVELS, cmap=colours, alpha=0.8)
+        bar = figure.colorbar(filled, ax=axes)
+        bar.ax.tick_params(labelsize=8, labelcolor=INK)
+    _mark(axes, (0.0, 0.0), "o")
+    if surface["chosen"]:
+        _mark(axes, (surface["chosen"]["eta_forget"], surface["chosen"]["eta_retain"]), "*")
+
+
+def _curve(axes: Any, surface: Mapping[str, Any], values: Any, key: str, colour: str) -> None:
+    """One axis has 0 alone: the losses along the other."""
+    along = "eta_forget" if len(surface["eta_retain"]) == 1 else "eta_retain"
+    axes.set_xlabel(along, fontsize=9, color=INK)
+    line = values.reshape(-1)
+    axes.plot(surface[along], line, color=colour, marker=".")
+    _mark(axes, (0.0, line[surface[along].index(0.0)]), "o")
+    if surface["chosen"]:
+        _mark(axes, (surface["chosen"][along], surface["chosen"][key]), "*")
+
+
+def _mark(axes: Any, at: tuple[float, float], marker: str) -> None:
+    size = 130 if marker == "*" else 60
+    axes.scatter(*at, marker=marker, s=size, facecolor="white", edgecolor=INK, linewidth=1.2, zorder=5, clip_on=False)
