@@ -19,7 +19,7 @@ from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.lora.orthogonality import overlap_by_layer, update_cosine_by_layer
 from rr_jax.models.encoder_hub import Encoder
 from rr_jax.models.hub import LanguageModel
-from rr_jax.models.transformer import Adapter
+from rr_jax.models.transformer import Adapter, Params
 from rr_jax.random import derive_seed, stream
 from rr_jax.release.compose import Point, choose_eta, compose, merged_params
 from rr_jax.release.pairing import training_examples
@@ -155,48 +155,77 @@ def retain_rows(context: Context, round: int, section: TrainConfig) -> Packed:
     return pack(context, context.task.retain_examples(context.config.release.retain.examples, seed), section)
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What the first half of the train stage hands to whoever trains: the adapters' start, and the rows of each."""
+
+    adapters: dict[str, Adapter]
+    data: dict[str, Packed]
+    loss: dict[str, float]  # before
+    seed: int
+    penalty: str
+    penalty_weight: float
+
+
 def train_stage(context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed]) -> Stage:
     """The forget adapter, with the retain adapter beside it in the same step where its place asks for that."""
-    release = context.config.release
-    params = context.model(deltas).params
-    forget = forget_rows(context, round, revealed, release.pairing)
-    together = release.retain.place not in ("after", "none")
-    adapters = {"forget": new_adapter(context, "forget", round)}
-    data = {"forget": forget}
-    if together:
-        adapters["retain"] = new_adapter(context, "retain", round)
-        data["retain"] = retain_rows(context, round, release.train)
+    release, params = context.config.release, context.model(deltas).params
+    training = begin_training(context, round, params, revealed)
 
     def log(step: int, values: dict[str, float]) -> None:
         context.log(round, "train", step, values)
         context.progress(f"round {round}: training adapters", step, release.train.steps)
 
-    model_config = context.base.config
+    trained = train(
+        training.adapters,
+        params,
+        training.data,
+        context.base.config,
+        release.train,
+        scale=context.scale,
+        penalty=training.penalty,
+        penalty_weight=training.penalty_weight,
+        mode=context.config.parallel.mode,
+        seed=training.seed,
+        log=log,
+    )
+    return end_training(context, round, params, training, trained)
+
+
+def begin_training(context: Context, round: int, params: Params, revealed: list[Revealed]) -> Training:
+    """All of the train stage before the first step, on the weights `params` of the current model."""
+    release, model_config = context.config.release, context.base.config
+    forget = forget_rows(context, round, revealed, release.pairing)
+    together = release.retain.place not in ("after", "none")
+    adapters, data = {"forget": new_adapter(context, "forget", round)}, {"forget": forget}
+    if together:
+        adapters["retain"] = new_adapter(context, "retain", round)
+        data["retain"] = retain_rows(context, round, release.train)
     loss = {
         "revealing_prompt": mean_nll(params, forget_rows(context, round, revealed, "same"), model_config),
         "training_prompt_before": mean_nll(params, forget, model_config),
     }
-    trained = train(
+    return Training(
         adapters,
-        params,
         data,
-        model_config,
-        release.train,
-        scale=context.scale,
+        loss,
+        seed=derive_seed(context.config.seed, "release/batches", round),
         penalty=release.orthogonality.penalty if together else "none",
         penalty_weight=release.orthogonality.weight,
-        mode=context.config.parallel.mode,
-        seed=derive_seed(context.config.seed, "release/batches", round),
-        log=log,
     )
-    loss["training_prompt_after"] = mean_nll(
-        params, forget, model_config, adapters=scale_adapter(trained["forget"], context.scale)
-    )
-    context.log(round, "train", release.train.steps, {f"loss/{name}": value for name, value in loss.items()})
-    meta: dict[str, Any] = {"loss": loss}
-    if together:
-        meta |= overlaps(trained["forget"], trained["retain"])
-    return Stage(dict(trained), meta)
+
+
+def end_training(
+    context: Context, round: int, params: Params, training: Training, trained: dict[str, Adapter]
+) -> Stage:
+    """All of the train stage after the last step."""
+    after = scale_adapter(trained["forget"], context.scale)
+    nll = mean_nll(params, training.data["forget"], context.base.config, adapters=after)
+    loss = training.loss | {"training_prompt_after": nll}
+    steps = context.config.release.train.steps
+    context.log(round, "train", steps, {f"loss/{name}": value for name, value in loss.items()})
+    apart = overlaps(trained["forget"], trained["retain"]) if "retain" in trained else {}
+    return Stage(dict(trained), {"loss": loss} | apart)
 
 
 def compose_stage(

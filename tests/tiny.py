@@ -94,6 +94,8 @@ class EchoTask:
         model: LanguageModel,
         split: Split,
         count: int,
+        *,
+        base: LanguageModel,
         progress: Callable[[str], None] | None = None,
         only: frozenset[str] | None = None,
     ) -> Evaluation:

@@ -74,7 +74,8 @@ def train_many(
     optimizer = make_optimizer(section.steps, section.learning_rate, section.weight_decay, section.clip)
     starts = [init_state(stack_adapters([one.adapters[name] for name in names]), optimizer) for one in members]
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    frozen = Frozen(params, None, jnp.asarray([one.penalty_weight for one in members], jnp.float32))
+    own = [Frozen({}, None, jnp.asarray(one.penalty_weight, jnp.float32)) for one in members]
+    frozen = (params, jax.tree.map(lambda *leaves: jnp.stack(leaves), *own))
     diverged: set[int] = set()
 
     def read(step: int, values: dict[str, np.ndarray]) -> None:
@@ -105,17 +106,19 @@ def train_many(
 def make_stacked_step(
     step: Callable[..., tuple[TrainState, Metrics]], strategy: str
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The step of one training as the step of M: a leading axis M on every leaf of the state, on lambda and on the
-    metrics; batches [B, M, J, S]; everything else of `Frozen` is shared."""
+    """The step of one training as the step of M: a leading axis M on every leaf of the state and of the metrics, batches
+    [B, M, J, S], and for `Frozen` a pair: the parameters, which all share, and the rest with a leading axis M."""
 
     def stacked(
-        state: TrainState, frozen: Frozen, batch: dict[str, jax.Array], *, axis_name: str | None = None
+        state: TrainState, frozen: tuple[Params, Frozen], batch: dict[str, jax.Array], *, axis_name: str | None = None
     ) -> tuple[TrainState, Metrics]:
-        def one(member: Any) -> tuple[TrainState, Metrics]:
-            own, weight, rows = member
-            return step(own, dataclasses.replace(frozen, penalty_weight=weight), rows, axis_name=axis_name)
+        params, rest = frozen
 
-        members = (state, frozen.penalty_weight, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), batch))
+        def one(member: Any) -> tuple[TrainState, Metrics]:
+            state, own, rows = member
+            return step(state, dataclasses.replace(own, params=params), rows, axis_name=axis_name)
+
+        members = (state, rest, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), batch))
         result: tuple[TrainState, Metrics] = jax.vmap(one)(members) if strategy == "vmap" else jax.lax.map(one, members)
         return result
 
