@@ -13,6 +13,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 Tree = dict[str, Any]
+STAGES = ("reveal", "train", "compose", "measure")  # of a round, in order
+
+
+def stage_number(round: int, stage: str) -> int:
+    """The checkpoint step of a stage; the base model's measurement is 0."""
+    return 0 if stage == "base" else 1 + (round - 1) * len(STAGES) + STAGES.index(stage)
 
 
 class Stage(NamedTuple):
@@ -55,7 +61,8 @@ class Checkpoints:
         if shapes:
             items["arrays"] = ocp.args.StandardSave(arrays)
         try:
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            # force: a stage may come after a later one, which was taken over from another run
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
             raise CheckpointError(

@@ -127,15 +127,18 @@ def run(
 def sweep(
     config: Annotated[Path, typer.Argument(help="A YAML file with base, seeds, axes and out.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value of the sweep: out=DIR seeds=[0,1].")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each on its share of the cores; on a CPU.")] = 1,
     debug: Debug = False,
 ) -> None:
     """Runs a grid with seeds; writes a table and figures with 95 % intervals. The same command again resumes."""
+    import itertools
+
     from rr_jax.sweep import run_sweep
     from rr_jax.sweep_table import table
 
     with _Display() as display:
-        rows = run_sweep(config, overrides or [], progress=display, note=notes.print)
-    axes = [name for name in rows[0] if isinstance(rows[0][name], str)]
+        rows = run_sweep(config, overrides or [], progress=display, note=notes.print, jobs=jobs)
+    axes = list(itertools.takewhile(lambda name: name != "seed", rows[0]))
     console.print(table(rows, axes))
 
 

@@ -4,19 +4,19 @@ Each stage is computed or, if its checkpoint exists, restored; nothing else dist
 weights are read once and never change; what goes from round to round is the deltas.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from rr_jax import baseline_stages
-from rr_jax.checkpoint import Checkpoints, Stage
+from rr_jax.checkpoint import Checkpoints, Stage, stage_number
 from rr_jax.checks import check_paths, check_run
 from rr_jax.config import RunConfig, load_config
 from rr_jax.data.sources import text_hash
@@ -26,20 +26,15 @@ from rr_jax.models.transformer import Adapter
 from rr_jax.release.compose import RULES, merged_params
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.report import write_report
+from rr_jax.reuse import borrow
 from rr_jax.reveal.recall import recall
-from rr_jax.runfolder import MetricsLog, check_config, read_run, start_folder, write_json
+from rr_jax.runfolder import MetricsLog, check_config, note_seconds, read_run, start_folder, write_json
 from rr_jax.stages import Context, base_stage, compose_stage, measure_stage, reveal_stage, train_stage
 from rr_jax.tasks.base import Revealed, Task
 from rr_jax.tasks.registry import make_task
 from rr_jax.testbed import BASE
 
-STAGES = ("reveal", "train", "compose", "measure")
 Progress = Callable[[str, int, int], None]
-
-
-def stage_number(round: int, stage: str) -> int:
-    """The checkpoint step of a stage; the base model's measurement is 0."""
-    return 0 if stage == "base" else 1 + (round - 1) * len(STAGES) + STAGES.index(stage)
 
 
 class NothingRevealed(ValueError):
@@ -64,12 +59,15 @@ def load_model(config: RunConfig, progress: Progress | None = None) -> LanguageM
     return lm
 
 
-def run(config: str | Path | RunConfig, *, progress: Progress | None = None, **overrides: Any) -> dict[str, Any]:
+def run(
+    config: str | Path | RunConfig, *, progress: Progress | None = None, siblings: Sequence[Path] = (), **overrides: Any
+) -> dict[str, Any]:
     """Runs a configuration to its end, or resumes it, and returns the summary.
 
     Args:
       config: a YAML file or a configuration.
       progress: called with (what, done, of) as work goes on.
+      siblings: folders of runs whose finished stages are taken over where nothing that the stage reads differs.
       overrides: top-level keys to replace when `config` is a file, such as out="runs/demo", rounds=1.
 
     Raises:
@@ -80,10 +78,30 @@ def run(config: str | Path | RunConfig, *, progress: Progress | None = None, **o
         config = load_config(config, [f"{key}={yaml.safe_dump(value).strip()}" for key, value in overrides.items()])
     elif overrides:
         raise ValueError(f"overrides ({', '.join(overrides)}) go with a file, not with a configuration object")
+    with open_run(config, progress, siblings) as (context, checkpoints):
+        summary = _rounds(context, checkpoints)
+    write_json(context.folder / "summary.json", summary)
+    write_report(context.folder)
+    return summary
+
+
+@contextlib.contextmanager
+def open_run(
+    config: RunConfig, progress: Progress | None = None, siblings: Sequence[Path] = (), lm: LanguageModel | None = None
+) -> Iterator[tuple[Context, Checkpoints]]:
+    """Checks a configuration, starts or finds its folder, and hands over what its stages need.
+
+    Args:
+      config, progress, siblings: as for `run`.
+      lm: the configuration's model, if it is loaded already.
+
+    Raises:
+      ValueError: as `run`.
+    """
     folder = Path(config.out)
     check_paths(config)
     check_config(folder, config)
-    lm = load_model(config, progress)
+    lm = load_model(config, progress) if lm is None else lm
     task = make_task(config.task, lm.tokenizer, config.seed)
     proposer, encoder = load_helpers(config, task)
     check_run(config, task, lm, proposer)
@@ -92,27 +110,23 @@ def run(config: str | Path | RunConfig, *, progress: Progress | None = None, **o
     if config.release.given_true_data:
         data["forget"] = baseline_stages.true_examples(config, task)
     start_folder(folder, config, {name: text_hash([e.prompt + e.response for e in data[name]]) for name in data})
+    borrow(folder, config, siblings)
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         saved = set(checkpoints.saved())
         log = MetricsLog(folder, lambda round, stage: stage_number(round, stage) in saved)
         show = progress or (lambda what, done, of: None)
-        context = Context(config, task, lm, folder, log.write, show, proposer, encoder)
-        summary = _rounds(context, checkpoints)
+        yield Context(config, task, lm, folder, log.write, show, proposer, encoder), checkpoints
     finally:
         checkpoints.close()
-    write_json(folder / "summary.json", summary)
-    write_report(folder)
-    return summary
 
 
-def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
-    config, task = context.config, context.task
-    keep_text = config.privacy.keep_revealed == "text"
+def saved_or_computed(context: Context, checkpoints: Checkpoints) -> Callable[[int, str, Callable[[], Stage]], Stage]:
+    """A function of (round, stage, how it is computed) that restores the stage or computes and saves it."""
     saved = set(checkpoints.saved())
-    seconds: dict[str, float] = {}
+    unsaved = {"reveal"} if context.config.privacy.keep_revealed == "hashes" else set()
 
-    def stage(round: int, name: str, compute: Callable[[], Stage], keep: bool = True) -> Stage:
+    def stage(round: int, name: str, compute: Callable[[], Stage]) -> Stage:
         number = stage_number(round, name)
         if number in saved:
             return checkpoints.restore(number)
@@ -125,12 +139,18 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             raise TrainingDiverged(
                 f"round {round}, stage {name}: {error}; {kept} in {checkpoints.folder}; a lower learning rate may help"
             ) from error
-        if keep:
+        if name not in unsaved:
             checkpoints.save(number, result)
             saved.add(number)
-        seconds[f"round {round}, {name}"] = _hundredths(time.perf_counter() - start)
+        note_seconds(context.folder, f"round {round}, {name}", time.perf_counter() - start)
         return result
 
+    return stage
+
+
+def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
+    config, task = context.config, context.task
+    stage = saved_or_computed(context, checkpoints)
     studied = config.until == "reveal"
     reveals = not config.release.given_true_data
     ours = train_stage, compose_stage, measure_stage
@@ -163,7 +183,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         entry: dict[str, Any] = {"round": round, "search": []}
         anew = {"every_round": True, "first_round": round == 1, "until_gain": gained >= config.reveal.min_gain}
         if reveals and (round == 1 or anew[config.reveal.when]):
-            found = stage(round, "reveal", partial(reveal_stage, context, round, current), keep=keep_text).meta
+            found = stage(round, "reveal", partial(reveal_stage, context, round, current)).meta
             revealed = [Revealed(**item) for item in found["revealed"]]
             now = frozenset(found["told"])
             before, told = recall(task, told), told | now
@@ -238,7 +258,6 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         write_json(context.folder / "summary.json", summary)
     summary["stop"] = {"reason": stop[0], "explanation": stop[1]}
     summary["status"] = "complete"
-    _note_times(context.folder, seconds)
     return summary
 
 
@@ -257,19 +276,6 @@ def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, E
         if proposer.tokenizer is None:
             raise ValueError(f"reveal.arms.proposer: {reveal.arms.proposer} has no tokenizer, which a proposer needs")
     return proposer, None if reveal.reward.encoder is None else load_encoder(reveal.reward.encoder)
-
-
-def _hundredths(value: float) -> float:
-    """Seconds to a hundredth."""
-    return float(np.round(value, 2))
-
-
-def _note_times(folder: Path, seconds: dict[str, float]) -> None:
-    """Adds the time of each computed stage to the manifest: times are no results and stay out of the summary."""
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest["seconds"] = manifest.get("seconds", {}) | seconds
-    write_json(path, manifest)
 
 
 def load_round(

@@ -122,6 +122,13 @@ def manifest(config: RunConfig, data_hashes: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def note_seconds(folder: Path, name: str, seconds: float) -> None:
+    """Adds the time of a stage to the manifest: times are no results and stay out of the summary."""
+    found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    found["seconds"] = found.get("seconds", {}) | {name: round(seconds, 2)}
+    write_json(folder / "manifest.json", found)
+
+
 def _git_commit() -> str | None:
     """The commit of the package's source, if it lies in a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]

@@ -169,6 +169,19 @@ def held_out_rows(context: Context) -> Packed:
     return pack(context, examples, config.release.train)
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What the first half of the train stage hands to whoever trains: the adapters' start, and the rows of each."""
+
+    adapters: dict[str, Adapter]
+    data: dict[str, Packed]
+    retain: Packed  # also where no retain adapter is trained: interference is measured on it
+    loss: dict[str, float]  # before
+    seed: int
+    memory: Adapter | None
+    directions: dict[str, Directions] | None
+
+
 def train_stage(
     context: Context,
     round: int,
@@ -180,59 +193,74 @@ def train_stage(
 
     `earlier` are the forget adapters of the rounds before.
     """
-    release = context.config.release
-    apart = release.orthogonality
-    params = context.model(deltas).params
-    forget = forget_rows(context, round, revealed, release.pairing)
-    together = release.retain.place not in ("after", "none")
-    adapters = {"forget": new_adapter(context, "forget", round)}
-    data = {"forget": forget}
-    retain = retain_rows(context, round, release.train)
-    if together:
-        adapters["retain"] = new_adapter(context, "retain", round)
-        data["retain"] = retain
+    release, params = context.config.release, context.model(deltas).params
+    training = begin_training(context, round, params, revealed, earlier)
 
     def log(step: int, values: dict[str, float]) -> None:
         context.log(round, "train", step, values)
         context.progress(f"round {round}: training adapters", step, release.train.steps)
 
-    model_config = context.base.config
+    trained = train(
+        training.adapters,
+        params,
+        training.data,
+        context.base.config,
+        release.train,
+        scale=context.scale,
+        penalty=release.orthogonality.penalty,
+        penalty_weight=release.orthogonality.weight,
+        projection=release.orthogonality.projection,
+        memory=training.memory,
+        directions=training.directions,
+        mode=context.config.parallel.mode,
+        seed=training.seed,
+        log=log,
+    )
+    return end_training(context, round, params, training, trained)
+
+
+def begin_training(
+    context: Context, round: int, params: Params, revealed: list[Revealed], earlier: Sequence[Adapter] = ()
+) -> Training:
+    """All of the train stage before the first step, on the weights `params` of the current model."""
+    release, model_config = context.config.release, context.base.config
+    forget, retain = forget_rows(context, round, revealed, release.pairing), retain_rows(context, round, release.train)
+    adapters, data = {"forget": new_adapter(context, "forget", round)}, {"forget": forget}
+    if release.retain.place not in ("after", "none"):
+        adapters["retain"], data["retain"] = new_adapter(context, "retain", round), retain
     loss = {
         "revealing_prompt": mean_nll(params, forget_rows(context, round, revealed, "same"), model_config),
         "training_prompt_before": mean_nll(params, forget, model_config),
     }
-    trained = train(
+    return Training(
         adapters,
-        params,
         data,
-        model_config,
-        release.train,
-        scale=context.scale,
-        penalty=apart.penalty,
-        penalty_weight=apart.weight,
-        projection=apart.projection,
-        memory=add(*earlier) if apart.memory and earlier else None,
-        directions=_retain_directions(context, params, retain),
-        mode=context.config.parallel.mode,
+        retain,
+        loss,
         seed=derive_seed(context.config.seed, "release/batches", round),
-        log=log,
+        memory=add(*earlier) if release.orthogonality.memory and earlier else None,
+        directions=_retain_directions(context, params, retain),
     )
-    loss["training_prompt_after"] = mean_nll(
-        params, forget, model_config, adapters=scale_adapter(trained["forget"], context.scale)
-    )
-    context.log(round, "train", release.train.steps, {f"loss/{name}": value for name, value in loss.items()})
+
+
+def end_training(
+    context: Context, round: int, params: Params, training: Training, trained: dict[str, Adapter]
+) -> Stage:
+    """All of the train stage after the last step."""
+    model_config, steps = context.base.config, context.config.release.train.steps
+    adapter, forget, retain = trained["forget"], training.data["forget"], training.retain
+    after = mean_nll(params, forget, model_config, adapters=scale_adapter(adapter, context.scale))
+    loss = training.loss | {"training_prompt_after": after}
+    cosine = gradient_cosine(params, adapter, retain, forget, model_config, scale=context.scale)
     interference = {
-        "output_ratio": by_layer(output_ratio(params, trained["forget"], retain, forget, model_config)),
-        "gradient_cosine": by_layer(
-            gradient_cosine(params, trained["forget"], retain, forget, model_config, scale=context.scale)
-        ),
+        "output_ratio": by_layer(output_ratio(params, adapter, retain, forget, model_config)),
+        "gradient_cosine": by_layer(cosine),
     }
-    means = {name: float(np.mean([*values.values()])) for name, values in interference.items()}
-    context.log(round, "train", release.train.steps, {f"interference/{name}": mean for name, mean in means.items()})
-    meta: dict[str, Any] = {"loss": loss, "interference": interference}
-    if together:
-        meta |= overlaps(trained["forget"], trained["retain"])
-    return Stage(dict(trained), meta)
+    values = {f"loss/{name}": value for name, value in loss.items()}
+    values |= {f"interference/{name}": float(np.mean([*found.values()])) for name, found in interference.items()}
+    context.log(round, "train", steps, values)
+    apart = overlaps(adapter, trained["retain"]) if "retain" in trained else {}
+    return Stage(dict(trained), {"loss": loss, "interference": interference} | apart)
 
 
 def _retain_directions(context: Context, params: Params, retain: Packed) -> dict[str, Directions] | None:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from rr_jax import baseline_stages
-from rr_jax.checkpoint import Checkpoints, Stage
+from rr_jax.checkpoint import Checkpoints, Stage, stage_number
 from rr_jax.config import RunConfig
 from rr_jax.data.packing import Packed
 from rr_jax.dynamics.surface import check_grid, loss_surface
@@ -24,7 +24,7 @@ from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add, negate
 from rr_jax.models.transformer import Adapter
 from rr_jax.release.baselines import with_strength
-from rr_jax.rounds import load_deltas, load_model, stage_number
+from rr_jax.rounds import load_deltas, load_model
 from rr_jax.runfolder import write_json, write_text
 from rr_jax.stages import Context, forget_rows, held_out_rows
 from rr_jax.surface_figure import surface_svg

@@ -1,7 +1,8 @@
 """Many runs from one file: every combination of the axes, with every seed; one row a run, and means with intervals.
 
 Each run has a folder of its own and is resumed or left alone if it is there, so a sweep that was interrupted goes on.
-Knows configurations and summaries; never what happens in a run.
+What several runs would compute alike is computed once (`reuse`), trainings of equal shapes are one step (`stacked`), and
+with jobs several runs go on at a time (`jobs`). Knows configurations and summaries; never what happens in a run.
 """
 
 import itertools
@@ -10,17 +11,19 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 import pydantic
 import yaml
 
 from rr_jax.config import RunConfig, Section, Seed, load_config, read_yaml, set_value
 from rr_jax.config_errors import explain
-from rr_jax.release.trainer import TrainingDiverged
-from rr_jax.rounds import NothingRevealed, run
+from rr_jax.jobs import Job, run_job, run_jobs
+from rr_jax.reuse import needed_stages, stage_key, stage_path
 from rr_jax.runfolder import check_config, write_json, write_text
+from rr_jax.stacked import stacks, train_together
 from rr_jax.sweep_figures import write_figures
 from rr_jax.sweep_table import Row, table
 
@@ -33,6 +36,9 @@ class SweepConfig(Section):
     seeds: list[Seed]
     overrides: dict[str, Any] = pydantic.Field(default_factory=dict)  # for all runs
     axes: dict[str, dict[str, dict[str, Any]]]  # name of an axis -> label of a value -> overrides
+    # First trainings that differ in lambda, seed or data alone are one step: vmap computes them together, map in turn,
+    # off each in its own run. auto: vmap on an accelerator; on a CPU, map with one job and off with several.
+    stack: Literal["auto", "vmap", "map", "off"] = "auto"
 
 
 class Cell(NamedTuple):
@@ -92,50 +98,120 @@ def run_sweep(
     overrides: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] = lambda line: None,
+    jobs: int = 1,
 ) -> list[Row]:
     """Runs what is not there yet, writes sweep.json, sweep.md and figures into the sweep's folder, and returns the rows.
 
     Args:
       path, overrides: as for `load_sweep`.
       progress: called with ("runs", done, of).
-      note: called with a line when a run is over, and before the first if no strategy will have anything to choose.
+      note: called with a line when a run is over, and before the first if no strategy will have anything to choose or
+        trainings are stacked.
+      jobs: processes that runs go on in at a time; with 1 it is this one.
 
     Raises:
-      ValueError: as `load_sweep` and `rounds.run`.
+      ValueError: as `load_sweep` and `rounds.run`; or several jobs on an accelerator.
     """
     sweep, cells = load_sweep(path, overrides)
-    rows: list[Row] = []
-    curves = []
+    backend = jax.default_backend()
+    if jobs < 1 or (jobs > 1 and backend != "cpu"):
+        raise ValueError(
+            f"jobs is {jobs}, expected {'1 or more' if backend == 'cpu' else f'1: a {backend} has one user'}"
+        )
+    for cell in cells:
+        check_config(Path(cell.config.out), cell.config)
     unchosen = sum(_spent_at_once(cell.config) for cell in cells)
     if unchosen:
         note(
             f"{unchosen} of {len(cells)} runs: the initial arms take all of reveal.search.generations, so that no "
             "strategy ever chooses (expected more than reveal.search.initial x reveal.reward.samples)"
         )
-    for number, cell in enumerate(cells):
+    names = [
+        f"run {number} of {len(cells)} ({', '.join([*cell.labels.values(), f'seed {cell.seed}'])})"
+        for number, cell in enumerate(cells, start=1)
+    ]
+    missing = [number for number, cell in enumerate(cells) if _finished(Path(cell.config.out)) is None]
+    failures: dict[int, str] = {}
+    done = 0
+
+    def over(number: int, said: str) -> None:
+        nonlocal done
+        done += 1
+        note(f"{names[number]}: {said}")
         if progress is not None:
-            progress("runs", number, len(cells))
-        row: Row = {**cell.labels, "seed": cell.seed}
-        name = f"run {number + 1} of {len(cells)} ({', '.join([*cell.labels.values(), f'seed {cell.seed}'])})"
-        start = time.perf_counter()
-        try:
-            check_config(Path(cell.config.out), cell.config)
-            there = _finished(Path(cell.config.out))
-            summary = run(cell.config) if there is None else there
-        except (NothingRevealed, TrainingDiverged) as error:  # a result like any other, and no reason to stop the rest
-            rows.append(row | {"failed": str(error)})
-            note(f"{name}: failed after {time.perf_counter() - start:.1f} s, {error}")
-            continue
-        note(f"{name}: " + ("was there" if there is not None else f"done ({time.perf_counter() - start:.1f} s)"))
-        rows.append(row | metrics_of(summary) | {"seconds": _seconds(Path(cell.config.out))})
-        curves.append((row, *search_curve(summary)))
+            progress("runs", done, len(cells))
+
+    def ended(number: int, failure: str | None, seconds: float) -> None:
+        if failure is not None:  # a result like any other, and no reason to stop the rest
+            failures[number] = failure
+        over(number, f"done ({seconds:.1f} s)" if failure is None else f"failed after {seconds:.1f} s, {failure}")
+
     if progress is not None:
-        progress("runs", len(cells), len(cells))
-    folder = Path(sweep.out)
-    write_json(folder / "sweep.json", {"axes": list(sweep.axes), "rows": rows})
-    write_text(folder / "sweep.md", table(rows, list(sweep.axes)))
-    write_figures(folder, rows, curves, list(sweep.axes))
+        progress("runs", 0, len(cells))
+    for number in sorted(set(range(len(cells))) - set(missing)):
+        over(number, "was there")
+    _train_stacks([cells[number].config for number in missing], cells, sweep.stack, jobs, note)
+    todo = _jobs(cells, missing)
+    if jobs > 1 and todo:
+        run_jobs(todo, jobs, ended)
+    else:
+        for number, job in todo.items():
+            start = time.perf_counter()
+            ended(number, run_job(job), time.perf_counter() - start)
+    rows: list[Row] = []
+    curves = []
+    for number, cell in enumerate(cells):
+        row: Row = {**cell.labels, "seed": cell.seed}
+        if number in failures:
+            rows.append(row | {"failed": failures[number]})
+            continue
+        folder = Path(cell.config.out)
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        rows.append(row | metrics_of(summary) | {"seconds": _seconds(folder)})
+        curves.append((row, *search_curve(summary)))
+    out = Path(sweep.out)
+    write_json(out / "sweep.json", {"axes": list(sweep.axes), "rows": rows})
+    write_text(out / "sweep.md", table(rows, list(sweep.axes)))
+    write_figures(out, rows, curves, list(sweep.axes))
     return rows
+
+
+def _jobs(cells: Sequence[Cell], missing: Sequence[int]) -> dict[int, Job]:
+    """The runs that are missing: where each may take stages from, and which earlier run it waits for to do so."""
+    keys = [
+        {stage: stage_key(cell.config, stage) for stage in needed_stages(cell.config)} for cell in cells
+    ]  # of each cell
+    jobs = {}
+    for number in missing:
+        alike = [other for other, its in enumerate(keys) if other != number and its.items() & keys[number].items()]
+        waits = []
+        for stage, key in keys[number].items():
+            first = next(other for other in missing if keys[other].get(stage) == key)
+            if first != number:
+                waits.append((first, stage_path(Path(cells[first].config.out), stage)))
+        jobs[number] = Job(cells[number].config, [Path(cells[other].config.out) for other in alike], waits)
+    return jobs
+
+
+def _train_stacks(
+    configs: Sequence[RunConfig], cells: Sequence[Cell], strategy: str, jobs: int, note: Callable[[str], None]
+) -> None:
+    """Trains together what can be, in this process, and says so; the runs themselves go on from there."""
+    cpu = jax.default_backend() == "cpu"
+    if strategy == "off" or (strategy == "auto" and cpu and jobs > 1):
+        return
+    strategy = {"auto": "map" if cpu else "vmap"}.get(strategy, strategy)
+    groups, differing = stacks(configs)
+    sizes = " + ".join(str(len(group)) for group in groups) or "none"
+    if differing:
+        note(f"trainings that are one step: {sizes}; not all, as they differ in {', '.join(differing)}")
+    siblings = [Path(cell.config.out) for cell in cells]
+    for number, group in enumerate(groups, start=1):
+        start = time.perf_counter()
+        count = train_together([configs[place] for place in group], strategy, siblings)
+        note(
+            f"stack {number} of {len(groups)}: {count} runs trained by {strategy} ({time.perf_counter() - start:.1f} s)"
+        )
 
 
 def metrics_of(summary: dict[str, Any]) -> Row:

@@ -7,7 +7,8 @@ import numpy as np
 from scipy import stats
 
 Row = dict[str, Any]
-ALWAYS = ("best_score", "collected_relevance", "forget_share", "worst_retention")  # shown also where runs do not differ
+ALWAYS = ("best_score", "collected_relevance", "forget_share", "worst_retention")  # shown of a single combination too
+WIDTH = 7  # numbers in a line; more go into a further table of the same lines
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
@@ -27,27 +28,45 @@ def groups(rows: Sequence[Row], axes: Sequence[str]) -> dict[tuple[str, ...], li
     return found
 
 
+def differing_axes(rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
+    """The axes on which there is more than one label; the first if there is none, so that a line has a name."""
+    return [axis for axis in axes if len({row[axis] for row in rows}) > 1] or list(axes[:1])
+
+
 def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
-    """Markdown: one line a combination, mean and 95 % interval over seeds of the numbers that differ between runs."""
+    """Markdown: one line a combination, mean and 95 % interval over seeds of the numbers that differ between runs.
+
+    What is the same in all runs, labels and numbers, stands in a line below. Numbers that do not fit beside each other
+    go into further tables.
+    """
+    shown_axes = differing_axes(rows, axes)
+    lined_up = groups(rows, shown_axes)
     numbers = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in (*axes, "seed", "failed")]
-    shown = [
-        name
-        for name in numbers
-        if "/" not in name and (name in ALWAYS or len({row.get(name) for row in rows} - {None}) > 1)
-    ]
-    lines = [
-        f"| {' | '.join([*axes, 'runs', *shown])} |",
-        "| --- |" + " --- |" * (len(axes) + len(shown)),
-    ]
-    for labels, members in groups(rows, axes).items():
-        cells = []
-        for name in shown:
-            values = [row[name] for row in members if row.get(name) is not None]
-            cells.append(_cell(values))
-        failed = sum("failed" in row for row in members)
-        count = f"{len(members)}, {failed} failed" if failed else str(len(members))
-        lines.append(f"| {' | '.join([*labels, count, *cells])} |")
-    return "\n".join(lines) + "\n"
+    shown, same = [], [f"{axis} {rows[0][axis]}" for axis in axes if axis not in shown_axes]
+    for name in numbers:
+        found = [row[name] for row in rows if row.get(name) is not None]
+        if "/" in name or not found:
+            continue
+        if len(set(found)) > 1 or (len(lined_up) == 1 and name in ALWAYS):
+            shown.append(name)
+        else:
+            same.append(f"{name} {_cell(found[:1])}")
+    tables = []
+    for start in range(0, max(len(shown), 1), WIDTH):
+        some = shown[start : start + WIDTH]
+        lines = [
+            f"| {' | '.join([*shown_axes, 'runs', *some])} |",
+            "| --- |" + " --- |" * (len(shown_axes) + len(some)),
+        ]
+        for labels, members in lined_up.items():
+            cells = [_cell([row[name] for row in members if row.get(name) is not None]) for name in some]
+            failed = sum("failed" in row for row in members)
+            count = f"{len(members)}, {failed} failed" if failed else str(len(members))
+            lines.append(f"| {' | '.join([*labels, count, *cells])} |")
+        tables.append("\n".join(lines) + "\n")
+    if same:
+        tables.append(f"The same in all runs: {', '.join(same)}\n")
+    return "\n".join(tables)
 
 
 def _cell(values: Sequence[Any]) -> str:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from rr_jax import rounds
+from rr_jax import jobs, rounds, sweep_figures
 from rr_jax.config import Method
 from rr_jax.models.hub import save
 from rr_jax.sweep import load_sweep, metrics_of, run_sweep
@@ -75,16 +75,14 @@ def test_a_sweep_leaves_rows_a_table_and_figures_and_resumes(sweep, tmp_path, mo
     for name in ("best_score.png", "cumulative_score.png", "trade_off.png"):
         assert (tmp_path / "sweep" / name).read_bytes().startswith(b"\x89PNG")
     lines = (tmp_path / "sweep" / "sweep.md").read_text().splitlines()
-    assert len(lines) == 2 + 4
-    assert lines[2].startswith("| ucb | none | 2 |")
+    assert [line.startswith("| ucb | none | 2 |") for line in lines[:6]] == [False, False, True, False, False, False]
+    assert lines[6] == "" and lines[-1].startswith("The same in all runs: ")
     summary = json.loads((tmp_path / "sweep" / "runs" / "ucb-none-seed0" / "summary.json").read_text())
     assert rows[0]["forget"] == summary["rounds"][0]["metrics"]["forget"]
     assert rows[0]["best_score"] == max(point["score"] for point in summary["rounds"][0]["search"])
 
-    from rr_jax import sweep as module
-
     ran = []
-    monkeypatch.setattr(module, "run", lambda config: ran.append(config.out) or rounds.run(config))
+    monkeypatch.setattr(jobs, "run", lambda config, **more: ran.append(config.out) or rounds.run(config, **more))
     again = run_sweep(path, ["seeds=[0, 1, 2]"])
     assert len(ran) == 4 and all(out.endswith("seed2") for out in ran)
     assert [row for row in again if row["seed"] < 2] == rows
@@ -132,15 +130,43 @@ def test_intervals_are_students():
 
 def test_the_table_shows_what_differs():
     rows = [
-        {"a": label, "seed": seed, "x": x, "same": 1.0, "test/deep": x}
+        {"a": label, "fixed": "f", "seed": seed, "x": x, "same": 1.0, "best_score": 0.5, "test/deep": x}
         for label, seed, x in (("one", 0, 1.0), ("one", 1, 3.0), ("two", 0, 5.0))
     ]
-    assert table(rows, ["a"]).splitlines() == [
+    assert table(rows, ["a", "fixed"]).splitlines() == [
         "| a | runs | x |",
         "| --- | --- | --- |",
         f"| one | 2 | 2.000 +- {stats.t.ppf(0.975, 1):.3f} |",
         "| two | 1 | 5.000 |",
+        "",
+        "The same in all runs: fixed f, same 1.000, best_score 0.500",
     ]
+    assert (
+        table(rows[:1], ["a", "fixed"]).splitlines()[2] == "| one | 1 | 0.500 |"
+    )  # nothing to compare: the usual ones
+
+
+def test_many_numbers_are_several_tables_of_the_same_lines():
+    rows = [{"a": label, "seed": 0} | {f"n{i}": x + i for i in range(9)} for label, x in (("one", 0.0), ("two", 1.0))]
+    first, second = table(rows, ["a"]).split("\n\n")
+    assert first.splitlines()[0] == "| a | runs | n0 | n1 | n2 | n3 | n4 | n5 | n6 |"
+    assert second.splitlines() == [
+        "| a | runs | n7 | n8 |", "| --- | --- | --- | --- |", "| one | 1 | 7.000 | 8.000 |", "| two | 1 | 8.000 | 9.000 |"
+    ]  # fmt: skip
+
+
+def test_figures_tell_many_combinations_apart(tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(sweep_figures, "_save", lambda path, figure: shown.update({path.name: figure}) or path)
+    rows = [
+        {"task": task, "only": "x", "weight": str(weight), "seed": seed, "forget_share": 0.1, "worst_retention": 0.9}
+        for task in "abcd" for weight in range(30) for seed in (0, 1)
+    ]  # fmt: skip
+    sweep_figures.write_figures(tmp_path, rows, [], ["task", "only", "weight"])
+    figure = shown["trade_off.png"]
+    assert [axes.get_title() for axes in figure.axes] == list("abcd")
+    assert figure.get_figwidth() < 15
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [str(weight) for weight in range(30)]
 
 
 def test_the_table_of_baselines_compares_like_with_like():
@@ -187,7 +213,11 @@ def test_a_run_that_was_not_accepted_counts_as_the_base_model():
             [],
             "unknown key 'release.pairng'; did you mean 'pairing'",
         ),
-        ({}, ["rounds=2"], "override 'rounds=2': expected key=value with one of base, out, seeds, overrides, axes"),
+        (
+            {},
+            ["rounds=2"],
+            "override 'rounds=2': expected key=value with one of base, out, seeds, overrides, axes, stack",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(sweep, tmp_path, changes, overrides, message):

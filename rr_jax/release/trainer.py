@@ -84,12 +84,7 @@ def train(
     state = init_state(start, optimizer)
 
     def read(step: int, values: dict[str, np.ndarray]) -> None:
-        line = {"orthogonality": float(values["penalty"])}
-        for j, name in enumerate(names):
-            line[f"nll/{name}"] = float(values["nll"][j])
-            line[f"gradient_norm/{name}"] = float(values["gradient_norm"][j])
-            if not (math.isfinite(line[f"nll/{name}"]) and math.isfinite(line[f"gradient_norm/{name}"])):
-                raise TrainingDiverged(f"the loss of the {name} adapter is {line[f'nll/{name}']} at step {step}")
+        line = metrics_line(names, step, values)
         if log is not None:
             log(step, line)
 
@@ -105,6 +100,21 @@ def train(
     return members(drive(run, state, frozen, rows, section, mode=mode, seed=seed, read=read, look=look))
 
 
+def metrics_line(names: Sequence[str], step: int, values: dict[str, np.ndarray]) -> dict[str, float]:
+    """What is logged of a step: nll/NAME, gradient_norm/NAME, orthogonality.
+
+    Raises:
+      TrainingDiverged: as `train`.
+    """
+    line = {"orthogonality": float(values["penalty"])}
+    for j, name in enumerate(names):
+        line[f"nll/{name}"] = float(values["nll"][j])
+        line[f"gradient_norm/{name}"] = float(values["gradient_norm"][j])
+        if not (math.isfinite(line[f"nll/{name}"]) and math.isfinite(line[f"gradient_norm/{name}"])):
+            raise TrainingDiverged(f"the loss of the {name} adapter is {line[f'nll/{name}']} at step {step}")
+    return line
+
+
 def drive(
     run: Run,
     state: TrainState,
@@ -117,21 +127,43 @@ def drive(
     read: Callable[[int, dict[str, np.ndarray]], None],
     look: Callable[[int, TrainState], None] | None = None,
 ) -> TrainState:
-    """All steps of a training: stacks the batches of J sets of rows [B, J, S], keeps few steps in flight, and hands the
-    metrics of each step (from 1), in order, to `read`, whose error ends the training. `look` sees each step's state,
-    whose buffers the next step reuses."""
+    """All steps of a training whose batches are those of J sets of rows, stacked [B, J, S]; the rest as `take_steps`."""
+
+    def batch_at(index: int) -> dict[str, np.ndarray]:
+        return stack_batches(data, seed, index, section.batch_size)
+
+    return take_steps(run, state, frozen, batch_at, section.steps, mode=mode, read=read, look=look)
+
+
+def stack_batches(data: Sequence[Packed], seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
+    """Batch `index` of J sets of rows, [B, J, S] each."""
+    rows = [take_batch(packed, seed, index, batch_size) for packed in data]
+    return {key: np.stack([row[key] for row in rows], axis=1) for key in rows[0]}
+
+
+def take_steps(
+    run: Run,
+    state: TrainState,
+    frozen: Any,
+    batch_at: Callable[[int], dict[str, np.ndarray]],
+    steps: int,
+    *,
+    mode: str,
+    read: Callable[[int, dict[str, np.ndarray]], None],
+    look: Callable[[int, TrainState], None] | None = None,
+) -> TrainState:
+    """Keeps few steps in flight, and hands the metrics of each step (from 1), in order, to `read`, whose error ends the
+    training. `look` sees each step's state, whose buffers the next step reuses."""
     if jax.local_device_count() > 1 and mode != "jit":
         frozen = replicate(frozen)
     pending: deque[object] = deque()
     unread: list[tuple[int, dict[str, jax.Array]]] = []
-    for index in range(section.steps):
-        rows = [take_batch(packed, seed, index, section.batch_size) for packed in data]
-        batch = {key: np.stack([row[key] for row in rows], axis=1) for key in rows[0]}
-        state, metrics = run(state, frozen, batch)
+    for index in range(steps):
+        state, metrics = run(state, frozen, batch_at(index))
         limit_in_flight(metrics, pending)
         unread.append((index + 1, metrics))
         # reading waits for the device, so accelerators are read in tens
-        if jax.default_backend() == "cpu" or len(unread) == 10 or index + 1 == section.steps:
+        if jax.default_backend() == "cpu" or len(unread) == 10 or index + 1 == steps:
             for step, values in unread:
                 read(step, jax.device_get(values))
             unread = []
