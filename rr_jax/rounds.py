@@ -166,6 +166,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         "rule": config.release.eta.rule,
         "selection_rule": RULES[config.release.eta.rule],
         "base": base["test"],
+        "base_validation": base["validation"],
         "rounds": [],
         "selected_round": 0,
         "stop": None,

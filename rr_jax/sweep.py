@@ -252,7 +252,38 @@ def metrics_of(summary: dict[str, Any]) -> Row:
         perplexities = [value for metric, value in metrics.items() if metric.endswith("perplexity")]
         row |= {"perplexity": perplexities[0]} if perplexities else {}
         row |= {f"test/{metric}": value for metric, value in metrics.items()}
+    if first.get("trade_off"):
+        row |= interference_of(first, summary["base_validation"][summary["forget_metric"]])
     return row
+
+
+def interference_of(entry: dict[str, Any], base_forget: float, target: float = 0.1) -> Row:
+    """What forgetting costs of the texts to keep in a round, by validation data, at equal forgetting.
+
+    Args:
+      entry: of a round in the summary, with its trade-off.
+      base_forget: the base model's forget metric on validation data.
+      target: share of it that is left where runs are compared.
+
+    Returns:
+      retain_increase: loss on held-out texts to keep, minus the base model's, where the forget metric has come down to
+        the target; linear between the strengths tried, and not there if none comes down so far. Of several strengths
+        of the retain adapter the first is looked at.
+      overlap, output_ratio, gradient_cosine: means over modules and layers.
+      curve/forget_share, curve/retain_increase: of each strength, from 0 up.
+    """
+    grid = [point for point in entry["trade_off"] if point["eta_retain"] == entry["trade_off"][0]["eta_retain"]]
+    grid = sorted(grid, key=lambda point: float(point["eta_forget"]))
+    shares = [1.0, *(point["forget"] / base_forget if base_forget else 0.0 for point in grid)]
+    rises = [0.0, *(point["retain_nll"] - entry["base_retain_nll"] for point in grid)]
+    row: Row = {"curve/forget_share": shares, "curve/retain_increase": rises}
+    for (left, before), (right, after) in itertools.pairwise(zip(shares, rises, strict=True)):
+        if right <= target < left:
+            row["retain_increase"] = before + (after - before) * (left - target) / (left - right)
+            break
+    layers = {"overlap": entry.get("overlap"), **entry.get("interference", {})}
+    means = {name: np.mean([np.mean(values) for values in found.values()]) for name, found in layers.items() if found}
+    return row | {name: float(mean) for name, mean in means.items()}
 
 
 def _seconds(folder: Path) -> float:

@@ -31,6 +31,9 @@ def write_figures(folder: Path, rows: Sequence[Row], curves: Sequence[Curve], ax
         ]
     if any("forget_share" in row for row in rows):
         written.append(_save(folder / "trade_off.png", _trade_off(rows, axes)))
+    if any("retain_increase" in row for row in rows):
+        written.append(_save(folder / "interference.png", _interference(rows, axes)))
+        written.append(_save(folder / "cost_of_forgetting.png", _costs(rows, axes)))
     return written
 
 
@@ -103,6 +106,49 @@ def _trade_off(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
             )
         plot.set_xlabel("worst retention of a utility metric", fontsize=9)
     plots[0].set_ylabel("forget metric, share of the base's", fontsize=9)
+    _legend(figure, plots)
+    return figure
+
+
+def _interference(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
+    """Bars of the retain loss that forgetting costs at the target."""
+    panels, colored = _panels(rows, axes)
+    figure, plots = _figure(panels)
+    for plot, panel in zip(plots, panels, strict=True):
+        members = groups([row for row in rows if panel in ("", row[axes[0]])], colored)
+        names = [" ".join(labels) for labels in members]
+        for place, group in enumerate(members.values()):
+            values = [row["retain_increase"] for row in group if "retain_increase" in row]
+            if values:
+                middle, half = interval(values)
+                plot.barh(place, middle, 0.6, xerr=np.nan_to_num(half), color=COLORS[1], capsize=2)
+                plot.plot(values, [place] * len(values), ".", color="black", markersize=4)
+            else:
+                plot.text(0, place, " never so far down", va="center", fontsize=8)
+        plot.set_yticks(range(len(names)), names, fontsize=8)
+        plot.invert_yaxis()
+        plot.axvline(0, color="black", linewidth=0.6)
+        plot.set_xlabel("rise of retain loss at 10 % of the forget metric, nats (95 % interval)", fontsize=8)
+    return figure
+
+
+def _costs(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
+    """Retain loss against what is left of the forget metric, a line a run."""
+    panels, colored = _panels(rows, axes)
+    figure, plots = _figure(panels)
+    styles = dict(zip(groups(rows, colored), itertools.cycle(STYLES), strict=False))
+    for plot, panel in zip(plots, panels, strict=True):
+        members = [row for row in rows if panel in ("", row[axes[0]]) and "curve/forget_share" in row]
+        for labels, group in groups(members, colored).items():
+            color, line, _ = styles[labels]
+            for number, row in enumerate(group):
+                label = " ".join(labels) if number == 0 else None
+                x, y = row["curve/forget_share"], row["curve/retain_increase"]
+                plot.plot(x, y, color=color, linestyle=line, linewidth=1, alpha=0.8, label=label)
+        plot.axvline(0.1, color="black", linewidth=0.6, linestyle=":")
+        plot.invert_xaxis()
+        plot.set_xlabel("forget metric, share of the base's (validation)", fontsize=9)
+    plots[0].set_ylabel("rise of retain loss, nats a token", fontsize=9)
     _legend(figure, plots)
     return figure
 
