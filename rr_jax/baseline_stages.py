@@ -20,8 +20,7 @@ from rr_jax.random import derive_seed
 from rr_jax.release.baseline_trainer import train_baseline
 from rr_jax.release.baselines import BETA, LOSSES, uses_retain, with_strength
 from rr_jax.release.trainer import train
-from rr_jax.stages import (
-    Context,
+from rr_jax.release_stages import (
     choose_strength,
     forget_rows,
     heal,
@@ -31,6 +30,7 @@ from rr_jax.stages import (
     pack,
     retain_rows,
 )
+from rr_jax.stages import Context
 from rr_jax.tasks.base import Revealed, Task
 from rr_jax.tasks.true_data import forget_examples
 

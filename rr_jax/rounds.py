@@ -25,11 +25,12 @@ from rr_jax.models.hub import LanguageModel, load
 from rr_jax.models.transformer import Adapter
 from rr_jax.release.compose import RULES, merged_params
 from rr_jax.release.trainer import TrainingDiverged
+from rr_jax.release_stages import compose_stage, measure_stage, train_stage
 from rr_jax.report import write_report
 from rr_jax.reuse import borrow
 from rr_jax.reveal.recall import recall
 from rr_jax.runfolder import MetricsLog, check_config, note_seconds, read_run, start_folder, write_json
-from rr_jax.stages import Context, base_stage, compose_stage, measure_stage, reveal_stage, train_stage
+from rr_jax.stages import Context, base_stage, reveal_stage
 from rr_jax.tasks.base import Revealed, Task
 from rr_jax.tasks.registry import make_task
 from rr_jax.testbed import BASE

@@ -14,10 +14,11 @@ from rr_jax.checkpoint import Checkpoints, stage_number
 from rr_jax.config import RunConfig, differing_keys
 from rr_jax.release.many import Member, train_many
 from rr_jax.release.trainer import Log
+from rr_jax.release_stages import Training, begin_training, end_training
 from rr_jax.reuse import needed_stages, stage_key, stage_path, without
 from rr_jax.rounds import Progress, load_model, open_run, saved_or_computed
 from rr_jax.runfolder import note_seconds
-from rr_jax.stages import Context, Training, base_stage, begin_training, end_training, reveal_stage
+from rr_jax.stages import Context, base_stage, reveal_stage
 from rr_jax.tasks.base import Revealed
 
 # What may differ between the members of a stack: it decides about rows, orders and numbers, never about what is compiled.

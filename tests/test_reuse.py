@@ -15,9 +15,10 @@ from rr_jax import reuse, rounds
 from rr_jax.checkpoint import STAGES, Checkpoints
 from rr_jax.config import Section, parse_config, plain
 from rr_jax.models.hub import save
+from rr_jax.release_stages import compose_stage, measure_stage, train_stage
 from rr_jax.reuse import FILES, UNREAD, UNREAD_ALONE, borrow, needed_stages, stage_key, stage_path
 from rr_jax.runfolder import start_folder
-from rr_jax.stages import base_stage, compose_stage, measure_stage, reveal_stage, train_stage
+from rr_jax.stages import base_stage, reveal_stage
 from rr_jax.tasks.base import Revealed
 from tests import tiny
 

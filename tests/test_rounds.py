@@ -196,15 +196,15 @@ def test_both_strengths_are_chosen_from_the_product_by_the_rule_of_the_configura
 
 
 def test_a_repair_is_trained_once_for_all_its_strengths(folder, tmp_path, echo, monkeypatch):
-    from rr_jax import stages
+    from rr_jax import release_stages
 
-    heal, healed = stages.heal, []
+    heal, healed = release_stages.heal, []
 
     def counting(*args):
         healed.append(args)
         return heal(*args)
 
-    monkeypatch.setattr(stages, "heal", counting)
+    monkeypatch.setattr(release_stages, "heal", counting)
     for place, count in (("after", 2), ("joint+after", 4)):
         healed.clear()
         config = tiny.run_config(tmp_path / place, folder, rounds=1)
@@ -355,11 +355,11 @@ def test_a_loss_that_is_not_a_number_names_stage_step_and_checkpoint(folder, tmp
 
 def test_only_what_the_model_generated_trains_the_forget_adapter(folder, tmp_path, echo, monkeypatch):
     """Every row that reaches the forget adapter is made of a revealed response; no task or data set has a say."""
-    from rr_jax import stages
+    from rr_jax import release_stages
     from rr_jax.generation import text
 
     generated, trained = [], []
-    generate, train = text.generate, stages.train
+    generate, train = text.generate, release_stages.train
 
     def note_generated(*args, **kwargs):
         made = generate(*args, **kwargs)
@@ -372,7 +372,7 @@ def test_only_what_the_model_generated_trains_the_forget_adapter(folder, tmp_pat
         return train(adapters, params, data, *args, **kwargs)
 
     monkeypatch.setattr("rr_jax.reveal.candidates.generate", note_generated)
-    monkeypatch.setattr(stages, "train", note_trained)
+    monkeypatch.setattr(release_stages, "train", note_trained)
     rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder)))
     assert len(trained) == 2
     decode = tiny.tokenizer().decode
