@@ -12,7 +12,7 @@ from scipy import stats
 from rr_jax import jobs, rounds, sweep_figures
 from rr_jax.config import Method
 from rr_jax.models.hub import save
-from rr_jax.sweep import load_sweep, metrics_of, run_sweep
+from rr_jax.sweep import interference_of, load_sweep, metrics_of, run_sweep
 from rr_jax.sweep_table import interval, table
 from tests import tiny
 
@@ -224,3 +224,34 @@ def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(sweep, tmp_path
     with pytest.raises(ValueError, match=message):
         run_sweep(sweep(**changes), overrides)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_interference_is_the_retain_loss_where_a_tenth_of_the_forget_metric_is_left():
+    def point(eta, forget, nll, retain=1.0):
+        return {"eta_forget": eta, "eta_retain": retain, "forget": forget, "retain_nll": nll}
+
+    entry = {
+        "base_retain_nll": 2.0,
+        "trade_off": [point(0.4, 0.02, 2.3), point(0.1, 0.6, 2.05), point(0.1, 0.6, 9.0, retain=2.0)],
+        "interference": {"output_ratio": {"q": [0.5, 0.7], "v": [0.1, 0.1]}},
+    }
+    row = interference_of(entry, 0.8)
+    assert row["curve/forget_share"] == pytest.approx([1.0, 0.75, 0.025])
+    assert row["curve/retain_increase"] == pytest.approx([0.0, 0.05, 0.3])
+    assert row["retain_increase"] == pytest.approx(0.05 + 0.25 * (0.75 - 0.1) / (0.75 - 0.025))
+    assert row["output_ratio"] == pytest.approx((0.6 + 0.1) / 2) and "overlap" not in row
+    assert "retain_increase" not in interference_of(
+        entry | {"trade_off": entry["trade_off"][1:]}, 0.8
+    )  # not so far down
+
+
+def test_figures_of_interference(tmp_path):
+    rows = [
+        {"task": task, "constraint": name, "seed": seed, "forget_share": 0.1, "worst_retention": 0.9}
+        | ({} if name == "none" else {"retain_increase": 0.01 * seed})
+        | {"curve/forget_share": [1.0, 0.5, 0.05], "curve/retain_increase": [0.0, 0.01, 0.02]}
+        for task in ("a", "b") for name in ("none", "olora") for seed in (0, 1)
+    ]  # fmt: skip
+    written = sweep_figures.write_figures(tmp_path, rows, [], ["task", "constraint"])
+    assert {path.name for path in written} == {"trade_off.png", "interference.png", "cost_of_forgetting.png"}
+    assert "curve" not in table(rows, ["task", "constraint"])
