@@ -1,21 +1,43 @@
-"""rr_jax: Reveal and Release in JAX. Make a causal language model forget something without the data to forget."""
+"""rr_jax: Reveal and Release in JAX. Make a causal language model forget something without the data to forget.
 
+The names below are imported when they are first used: importing JAX takes seconds, which `rr-jax --help` need not wait.
+"""
+
+import importlib
 import logging
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rr_jax.generation.text import generate
+    from rr_jax.models.hub import LanguageModel, Progress, Shardings, save
+    from rr_jax.models.transformer import forward
+    from rr_jax.rounds import load_round, run
 
 # That there is no torch is as it should be here; transformers says so once, when it is first imported. Everything else
 # that it has to say comes through.
 logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not found" not in str(record.msg))
 
-from rr_jax.generation.text import generate
-from rr_jax.models import hub
-from rr_jax.models.hub import LanguageModel, Progress, Shardings, save
-from rr_jax.models.transformer import forward
-from rr_jax.rounds import load_round, run
-from rr_jax.testbed import BASE
-
 __version__ = "0.1.0"
 __all__ = ["LanguageModel", "__version__", "forward", "generate", "load", "load_round", "run", "save"]
+_HOMES = {
+    "LanguageModel": "rr_jax.models.hub",
+    "forward": "rr_jax.models.transformer",
+    "generate": "rr_jax.generation.text",
+    "load_round": "rr_jax.rounds",
+    "run": "rr_jax.rounds",
+    "save": "rr_jax.models.hub",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rr_jax' has no attribute {name!r}, expected one of {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load(
@@ -23,8 +45,11 @@ def load(
     dtype: str = "float32",
     revision: str | None = None,
     chat: bool | None = False,
-    shardings: Shardings | None = None,
-    progress: Progress | None = None,
-) -> LanguageModel:
+    shardings: "Shardings | None" = None,
+    progress: "Progress | None" = None,
+) -> "LanguageModel":
     """As `rr_jax.models.hub.load`; "testbed" is the model that ships with the package ("./testbed" a folder)."""
+    from rr_jax.models import hub
+    from rr_jax.testbed import BASE
+
     return hub.load(BASE if source == "testbed" else source, dtype, revision, chat, shardings, progress)

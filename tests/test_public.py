@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import rr_jax
 from rr_jax.testbed import BASE
@@ -31,7 +32,7 @@ def said(imports):
 
 def test_that_there_is_no_torch_is_not_said_and_everything_else_is():
     assert "PyTorch was not found" in said("")
-    assert said("import rr_jax").strip() == "[transformers] something else"
+    assert said("import rr_jax.rounds").strip() == "[transformers] something else"
 
 
 def test_the_version_is_that_of_the_package():
@@ -44,3 +45,13 @@ def test_the_testbed_is_loaded_by_its_name():
     named, there = rr_jax.load("testbed"), rr_jax.load(BASE)
     np.testing.assert_array_equal(named.params["embed"], there.params["embed"])
     assert named.config == there.config
+
+
+def test_names_are_there_when_they_are_used_and_jax_is_not_imported_before():
+    assert set(rr_jax.__all__) <= set(dir(rr_jax))
+    for name in rr_jax.__all__:
+        assert getattr(rr_jax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'unload', expected one of LanguageModel"):
+        rr_jax.unload  # noqa: B018
+    command = [sys.executable, "-c", "import sys, rr_jax, rr_jax.cli; print('jax' in sys.modules)"]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT).stdout.strip() == "False"
