@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rr_jax.config import CustomTask, RunConfig, plain
+from rr_jax.config import CustomTask, RunConfig
+from rr_jax.config_file import plain
 from rr_jax.generation.prompts import encode_prompts
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import linear_shapes

@@ -111,7 +111,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Runs a configuration to its end; the same command again resumes it."""
-    from rr_jax.config import load_config
+    from rr_jax.config_file import load_config
     from rr_jax.report import summary_table
     from rr_jax.rounds import run as run_rounds
 

@@ -37,7 +37,7 @@ CHOICES = {
 }
 NUMBERS = {
     "retain_loss_increase": "rise of the loss on texts to keep, nats a token",
-    "per_forgetting": "the same for each nat of forgetting",
+    "per_forgetting": "the same for each unit of the forget metric",
     "gradient_cosine": "cosine of the forget and retain gradients",
 }
 

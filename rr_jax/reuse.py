@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rr_jax.checkpoint import STAGES, stage_number
-from rr_jax.config import RunConfig, plain
+from rr_jax.config import RunConfig
+from rr_jax.config_file import plain
 from rr_jax.lora.orthogonality import PENALTIES
 from rr_jax.runfolder import read_lines, read_run, write_json, write_lines
 

@@ -18,7 +18,8 @@ import yaml
 from rr_jax import baseline_stages
 from rr_jax.checkpoint import Checkpoints, Stage, stage_number
 from rr_jax.checks import check_paths, check_run
-from rr_jax.config import RunConfig, load_config
+from rr_jax.config import RunConfig
+from rr_jax.config_file import load_config
 from rr_jax.data.sources import text_hash
 from rr_jax.models.encoder_hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
@@ -236,6 +237,8 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         entry |= {
             name: both[name] for name in ("overlap", "update_cosine", "interference", "merge_error") if name in both
         }
+        if composed.meta["accepted"] and "interference" in entry:
+            entry["interference"] |= _cost(composed.meta, base["validation"][task.forget_metric])
         if not composed.meta["accepted"]:
             entry |= {"metrics": None, "retention": None, "loss": trained.meta["loss"]}
             summary["rounds"].append(entry)
@@ -261,6 +264,18 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
     summary["stop"] = {"reason": stop[0], "explanation": stop[1]}
     summary["status"] = "complete"
     return summary
+
+
+def _cost(meta: dict[str, Any], base_forget: float) -> dict[str, float]:
+    """What the chosen strength costs of held-out texts to keep, nats a token, also per unit of the forget metric."""
+    chosen = next(
+        point
+        for point in meta["trade_off"]
+        if (point["eta_forget"], point["eta_retain"]) == (meta["eta_forget"], meta["eta_retain"])
+    )
+    increase = chosen["retain_nll"] - meta["base_retain_nll"]
+    gone = base_forget - chosen["forget"]
+    return {"retain_loss_increase": increase} | ({"per_forgetting": increase / gone} if gone > 0 else {})
 
 
 def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, Encoder | None]:

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import yaml
 
-from rr_jax.config import RunConfig, differing_keys, dump_config, plain
+from rr_jax.config import RunConfig
+from rr_jax.config_file import differing_keys, dump_config, plain
 from rr_jax.reveal.collect import Collection
 
 PACKAGES = ("rr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "numpy")
@@ -95,7 +96,7 @@ def read_run(folder: Path) -> RunConfig:
     Raises:
       ValueError: when it is none.
     """
-    from rr_jax.config import load_config
+    from rr_jax.config_file import load_config
 
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is not a run folder: it has no config.yaml")

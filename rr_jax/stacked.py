@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from rr_jax.checkpoint import Checkpoints, stage_number
-from rr_jax.config import RunConfig, differing_keys
+from rr_jax.config import RunConfig
+from rr_jax.config_file import differing_keys
 from rr_jax.release.many import Member, train_many
 from rr_jax.release.trainer import Log
 from rr_jax.release_stages import Training, begin_training, end_training

@@ -18,8 +18,9 @@ import numpy as np
 import pydantic
 import yaml
 
-from rr_jax.config import RunConfig, Section, Seed, load_config, read_yaml, set_value
+from rr_jax.config import RunConfig, Section, Seed
 from rr_jax.config_errors import explain
+from rr_jax.config_file import load_config, read_yaml, set_value
 from rr_jax.jobs import Job, run_job, run_jobs
 from rr_jax.reuse import needed_stages, stage_key, stage_path
 from rr_jax.runfolder import check_config, write_json, write_text
@@ -282,7 +283,8 @@ def interference_of(entry: dict[str, Any], base_forget: float, target: float = 0
             row["retain_increase"] = before + (after - before) * (left - target) / (left - right)
             break
     layers = {"overlap": entry.get("overlap"), **entry.get("interference", {})}
-    means = {name: np.mean([np.mean(values) for values in found.values()]) for name, found in layers.items() if found}
+    maps = {name: found for name, found in layers.items() if isinstance(found, dict)}
+    means = {name: np.mean([np.mean(values) for values in found.values()]) for name, found in maps.items()}
     return row | {name: float(mean) for name, mean in means.items()}
 
 

@@ -11,7 +11,7 @@ import sys
 
 from rr_jax import rounds
 from rr_jax.checkpoint import Checkpoints
-from rr_jax.config import parse_config
+from rr_jax.config_file import parse_config
 from tests import tiny
 
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rr_jax import attacks, rounds
-from rr_jax.config import parse_config
+from rr_jax.config_file import parse_config
 from rr_jax.evaluate.quantize import quantize_params
 from rr_jax.models.hub import save
 from rr_jax.tasks.registry import make_task

@@ -8,7 +8,7 @@ import pytest
 
 from rr_jax import baseline_stages, rounds
 from rr_jax.checkpoint import Checkpoints
-from rr_jax.config import parse_config
+from rr_jax.config_file import parse_config
 from rr_jax.data.packing import Example
 from rr_jax.models.hub import save
 from rr_jax.release.baselines import with_strength

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from rr_jax import rounds
-from rr_jax.config import load_config, parse_config
+from rr_jax.config_file import load_config, parse_config
 from rr_jax.models.hub import LanguageModel, save
 from rr_jax.tasks.registry import make_task
 from tests import tiny

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from rr_jax import __version__, cli, rounds
-from rr_jax.config import parse_config
+from rr_jax.config_file import parse_config
 from rr_jax.lora.adapter import init_adapter
 from rr_jax.models.hub import read_config, save
 from rr_jax.models.transformer import forward

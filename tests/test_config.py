@@ -6,7 +6,7 @@ import pytest
 import yaml
 from scipy.stats import qmc
 
-from rr_jax.config import dump_config, load_config, parse_config
+from rr_jax.config_file import dump_config, load_config, parse_config
 
 
 def load(tmp_path, *overrides):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from rr_jax import jobs
-from rr_jax.config import parse_config
+from rr_jax.config_file import parse_config
 from rr_jax.jobs import Job
 from rr_jax.models.hub import save
 from tests import tiny

@@ -13,7 +13,8 @@ import pytest
 
 from rr_jax import reuse, rounds
 from rr_jax.checkpoint import STAGES, Checkpoints
-from rr_jax.config import Section, parse_config, plain
+from rr_jax.config import Section
+from rr_jax.config_file import parse_config, plain
 from rr_jax.models.hub import save
 from rr_jax.release_stages import compose_stage, measure_stage, train_stage
 from rr_jax.reuse import FILES, UNREAD, UNREAD_ALONE, borrow, needed_stages, stage_key, stage_path

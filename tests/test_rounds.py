@@ -12,7 +12,7 @@ import pytest
 
 from rr_jax import rounds
 from rr_jax.checkpoint import Checkpoints
-from rr_jax.config import parse_config
+from rr_jax.config_file import parse_config
 from rr_jax.lora import algebra
 from rr_jax.models.hub import save
 from rr_jax.release.trainer import TrainingDiverged

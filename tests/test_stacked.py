@@ -10,7 +10,7 @@ import yaml
 
 from rr_jax import rounds, stacked
 from rr_jax.checkpoint import Checkpoints
-from rr_jax.config import parse_config
+from rr_jax.config_file import parse_config
 from rr_jax.models.hub import save
 from rr_jax.stacked import stacks
 from rr_jax.sweep import load_sweep, run_sweep

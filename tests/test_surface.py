@@ -11,7 +11,7 @@ import pytest
 
 from rr_jax import baseline_stages, rounds
 from rr_jax import surface as module
-from rr_jax.config import parse_config
+from rr_jax.config_file import parse_config
 from rr_jax.data.packing import Example, pack_examples
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.models.hub import save

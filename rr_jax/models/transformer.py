@@ -7,7 +7,7 @@ training or where the weights came from, and no family is named: `ModelConfig` s
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from rr_jax.models import layers
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.spec import check_inputs
+from rr_jax.models.views import View, make_views, segment_positions, slides_by_layer, view_of_layer
 
 Params = dict[str, Any]
 Adapter = dict[str, dict[str, jax.Array]]
@@ -143,7 +144,7 @@ def prefill(
     batch, length = tokens.shape
     if cache_size < length:
         raise ValueError(f"cache_size is {cache_size}, the prompts alone need {length}")
-    positions = _segment_positions(mask.astype(jnp.int32))
+    positions = segment_positions(mask.astype(jnp.int32))
     room = ((0, 0), (0, cache_size - length))
     shape = (config.num_layers, batch, cache_size, config.num_kv_heads, config.head_dim)
     dtype = params["embed"].dtype
@@ -154,7 +155,7 @@ def prefill(
         positions=jnp.pad(positions, room),
         index=jnp.zeros((), jnp.int32),
     )
-    views = _views(positions, cache.positions, cache.mask[:, None, :], config)
+    views = make_views(positions, cache.positions, cache.mask[:, None, :], config)
     x = _embed(params, tokens, positions, config, soft_prompt)
     x, cache = _scan_cached(params, x, views, config, adapters, cache)
     last = _norm(x[:, -1, :], params, "final_norm", config)
@@ -169,61 +170,11 @@ def decode_step(
     slots = jnp.arange(cache.mask.shape[1])[None, :] == cache.index
     position = jnp.sum(cache.mask, axis=1, dtype=jnp.int32)[:, None]  # [B, 1]: real tokens so far
     cache = dataclasses.replace(cache, mask=cache.mask | slots, positions=jnp.where(slots, position, cache.positions))
-    views = _views(position, cache.positions, cache.mask[:, None, :], config)
+    views = make_views(position, cache.positions, cache.mask[:, None, :], config)
     x = _embed(params, token[:, None], position, config, None)
     x, cache = _scan_cached(params, x, views, config, adapters, cache)
     last = _norm(x[:, 0, :], params, "final_norm", config)
     return unembed(params, last, config), dataclasses.replace(cache, index=cache.index + 1)
-
-
-def _segment_positions(segment_ids: jax.Array) -> jax.Array:
-    """Positions [B, S] counted from the start of each run of equal segment ids."""
-    columns = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None, :], segment_ids.shape)
-    before = jnp.concatenate([jnp.full_like(segment_ids[:, :1], -1), segment_ids[:, :-1]], axis=1)
-    starts = jnp.where(segment_ids != before, columns, 0)
-    return columns - jax.lax.cummax(starts, axis=1)
-
-
-class _View(NamedTuple):
-    """How a layer sees positions: the keys [B, S, T] visible to each query, and the rotary angles of the queries."""
-
-    visible: jax.Array
-    angles: tuple[jax.Array, jax.Array] | None
-
-
-def _views(
-    positions: jax.Array, key_positions: jax.Array, allowed: jax.Array, config: ModelConfig
-) -> tuple[_View, ...]:
-    """One view for all layers; or two, of the layers that see everything and of those that slide.
-
-    Args:
-      positions: [B, S] of the queries.
-      key_positions: [B, T].
-      allowed: [B, S or 1, T], what may be seen but for the order of positions.
-    """
-    distance = positions[:, :, None] - key_positions[:, None, :]
-    causal = (distance >= 0) & allowed
-    rotary = config.positions == "rotary"
-    if config.sliding_window is None:
-        return (_View(causal, layers.rotary_angles(positions, config) if rotary else None),)
-    near = causal & (distance < config.sliding_window)
-    local = _View(near, layers.rotary_angles(positions, config, local=True) if rotary else None)
-    if config.sliding_layers is None:
-        return (local,)
-    return _View(causal, layers.rotary_angles(positions, config) if rotary else None), local
-
-
-def _of_layer(views: tuple[_View, ...], slides: jax.Array | None) -> _View:
-    """The view of one layer of a scan."""
-    if slides is None:
-        return views[0]
-    view: _View = jax.tree.map(lambda whole, near: jnp.where(slides, near, whole), *views)
-    return view
-
-
-def _slides(config: ModelConfig) -> jax.Array | None:
-    """[L] bool, which layers slide; None when all are alike."""
-    return None if config.sliding_layers is None else jnp.asarray(config.sliding_layers)
 
 
 def _embed(
@@ -257,9 +208,9 @@ def _read(
     check_inputs(tokens, 2, adapters, config)
     if segment_ids is None:
         segment_ids = jnp.ones_like(tokens) if mask is None else mask.astype(jnp.int32)
-    positions = _segment_positions(segment_ids)
+    positions = segment_positions(segment_ids)
     same_segment = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, None, :]
-    views = _views(positions, positions, same_segment, config)
+    views = make_views(positions, positions, same_segment, config)
 
     def block(x: jax.Array, scanned: Any) -> tuple[jax.Array, dict[str, Any]]:
         weights, adapter, slides, layer = scanned
@@ -269,20 +220,20 @@ def _read(
             if read is not None and (found := read(name, layer, value)) is not None:
                 kept[name] = found
 
-        view = _of_layer(views, slides)
+        view = view_of_layer(views, slides)
         q, k, v = _queries_keys_values(x, weights, adapter, view, config, keep)
         x = _finish_layer(x, _attend(q, k, v, view, config), weights, adapter, config, keep)
         keep(AFTER_LAYER, x)
         return x, kept
 
     x = _embed(params, tokens, positions, config, soft_prompt)
-    return jax.lax.scan(block, x, (params["layers"], adapters, _slides(config), jnp.arange(config.num_layers)))
+    return jax.lax.scan(block, x, (params["layers"], adapters, slides_by_layer(config), jnp.arange(config.num_layers)))
 
 
 def _scan_cached(
     params: Params,
     x: jax.Array,
-    views: tuple[_View, ...],
+    views: tuple[View, ...],
     config: ModelConfig,
     adapters: Adapter | None,
     cache: Cache,
@@ -293,7 +244,7 @@ def _scan_cached(
         # The cache is carried and updated in place: as a scanned input and output it would be copied every token.
         x, all_k, all_v = carry
         weights, adapter, slides, layer = scanned
-        view = _of_layer(views, slides)
+        view = view_of_layer(views, slides)
         q, k, v = _queries_keys_values(x, weights, adapter, view, config)
         at = (layer, 0, cache.index, 0, 0)
         all_k = jax.lax.dynamic_update_slice(all_k, k[None], at)
@@ -301,7 +252,7 @@ def _scan_cached(
         context = _attend(q, all_k[layer], all_v[layer], view, config)
         return (_finish_layer(x, context, weights, adapter, config), all_k, all_v), None
 
-    scanned = (params["layers"], adapters, _slides(config), jnp.arange(config.num_layers))
+    scanned = (params["layers"], adapters, slides_by_layer(config), jnp.arange(config.num_layers))
     (x, k, v), _ = jax.lax.scan(block, (x, cache.k, cache.v), scanned)
     return x, dataclasses.replace(cache, k=k, v=v)
 
@@ -310,7 +261,7 @@ def _queries_keys_values(
     x: jax.Array,
     weights: dict[str, jax.Array],
     adapter: Adapter | None,
-    view: _View,
+    view: View,
     config: ModelConfig,
     keep: Keep | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -331,7 +282,7 @@ def _queries_keys_values(
     return project("q", config.num_heads), project("k", config.num_kv_heads), project("v", config.num_kv_heads)
 
 
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, view: _View, config: ModelConfig) -> jax.Array:
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, view: View, config: ModelConfig) -> jax.Array:
     return layers.attention(q, k, v, view.visible, config.attention_scale, config.attention_softcap)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from rr_jax.config import TrainConfig, parse_config
+from rr_jax.config import TrainConfig
+from rr_jax.config_file import parse_config
 from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.lora.algebra import delta_weight
 from rr_jax.models.transformer import forward

@@ -226,7 +226,7 @@ def test_an_empty_prompt_needs_a_start_token(source: str):
 
 
 def test_the_example_configuration_is_valid():
-    from rr_jax.config import load_config
+    from rr_jax.config_file import load_config
 
     section = load_config(Path(__file__).parents[2] / "configs" / "stories-keyword.yaml").task
     assert isinstance(section, CustomTask) and section.keywords == ["Lily"]

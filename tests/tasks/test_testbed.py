@@ -2,7 +2,7 @@
 
 import pytest
 
-from rr_jax.config import parse_config
+from rr_jax.config_file import parse_config
 from rr_jax.tasks.base import Reading
 from rr_jax.tasks.registry import make_task
 
