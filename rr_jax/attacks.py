@@ -24,7 +24,7 @@ from rr_jax.models.transformer import Adapter
 from rr_jax.random import derive_seed, stream
 from rr_jax.release.compose import merged_params
 from rr_jax.release.trainer import train
-from rr_jax.report import write_report
+from rr_jax.reporting.page import write_report
 from rr_jax.rounds import load_deltas, load_model
 from rr_jax.runfolder import write_json
 from rr_jax.tasks.askings import askings

@@ -112,7 +112,7 @@ def run(
 ) -> None:
     """Runs a configuration to its end; the same command again resumes it."""
     from rr_jax.config_file import load_config
-    from rr_jax.report import summary_table
+    from rr_jax.reporting.page import summary_table
     from rr_jax.rounds import run as run_rounds
 
     resolved = load_config(config, overrides or [])
@@ -133,8 +133,8 @@ def sweep(
     """Runs a grid with seeds; writes a table and figures with 95 % intervals. The same command again resumes."""
     import itertools
 
-    from rr_jax.sweep import run_sweep
-    from rr_jax.sweep_table import table
+    from rr_jax.sweeps.grid import run_sweep
+    from rr_jax.sweeps.table import table
 
     with _Display() as display:
         rows = run_sweep(config, overrides or [], progress=display, note=notes.print, jobs=jobs)
@@ -306,7 +306,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Rebuilds report.html from the files of a run."""
-    from rr_jax.report import write_report
+    from rr_jax.reporting.page import write_report
     from rr_jax.runfolder import read_run
 
     read_run(folder)

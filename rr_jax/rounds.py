@@ -27,7 +27,7 @@ from rr_jax.models.transformer import Adapter
 from rr_jax.release.compose import RULES, merged_params
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.release_stages import compose_stage, measure_stage, train_stage
-from rr_jax.report import write_report
+from rr_jax.reporting.page import write_report
 from rr_jax.reuse import borrow
 from rr_jax.reveal.recall import recall
 from rr_jax.runfolder import MetricsLog, check_config, note_seconds, read_run, start_folder, write_json

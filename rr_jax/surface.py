@@ -25,10 +25,10 @@ from rr_jax.lora.algebra import add, negate
 from rr_jax.models.transformer import Adapter
 from rr_jax.release.baselines import with_strength
 from rr_jax.release_stages import forget_rows, held_out_rows
+from rr_jax.reporting.surface import surface_svg
 from rr_jax.rounds import load_deltas, load_model
 from rr_jax.runfolder import write_json, write_text
 from rr_jax.stages import Context
-from rr_jax.surface_figure import surface_svg
 from rr_jax.tasks.base import Revealed
 from rr_jax.tasks.registry import make_task
 

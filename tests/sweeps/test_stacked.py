@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import yaml
 
-from rr_jax import rounds, stacked
+from rr_jax import rounds
 from rr_jax.checkpoint import Checkpoints
 from rr_jax.config_file import parse_config
 from rr_jax.models.hub import save
-from rr_jax.stacked import stacks
-from rr_jax.sweep import load_sweep, run_sweep
+from rr_jax.sweeps import stacked
+from rr_jax.sweeps.grid import load_sweep, run_sweep
+from rr_jax.sweeps.stacked import stacks
 from tests import tiny
 
 

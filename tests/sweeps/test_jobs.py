@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rr_jax import jobs
 from rr_jax.config_file import parse_config
-from rr_jax.jobs import Job
 from rr_jax.models.hub import save
+from rr_jax.sweeps import jobs
+from rr_jax.sweeps.jobs import Job
 from tests import tiny
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="looks at processes as Linux shows them")
 
 

@@ -9,11 +9,12 @@ import pytest
 import yaml
 from scipy import stats
 
-from rr_jax import jobs, rounds, sweep_figures
+from rr_jax import rounds
 from rr_jax.config import Method
 from rr_jax.models.hub import save
-from rr_jax.sweep import interference_of, load_sweep, metrics_of, run_sweep
-from rr_jax.sweep_table import interval, table
+from rr_jax.sweeps import figures, jobs
+from rr_jax.sweeps.grid import interference_of, load_sweep, metrics_of, run_sweep
+from rr_jax.sweeps.table import interval, table
 from tests import tiny
 
 
@@ -157,12 +158,12 @@ def test_many_numbers_are_several_tables_of_the_same_lines():
 
 def test_figures_tell_many_combinations_apart(tmp_path, monkeypatch):
     shown = {}
-    monkeypatch.setattr(sweep_figures, "_save", lambda path, figure: shown.update({path.name: figure}) or path)
+    monkeypatch.setattr(figures, "_save", lambda path, figure: shown.update({path.name: figure}) or path)
     rows = [
         {"task": task, "only": "x", "weight": str(weight), "seed": seed, "forget_share": 0.1, "worst_retention": 0.9}
         for task in "abcd" for weight in range(30) for seed in (0, 1)
     ]  # fmt: skip
-    sweep_figures.write_figures(tmp_path, rows, [], ["task", "only", "weight"])
+    figures.write_figures(tmp_path, rows, [], ["task", "only", "weight"])
     figure = shown["trade_off.png"]
     assert [axes.get_title() for axes in figure.axes] == list("abcd")
     assert figure.get_figwidth() < 15
@@ -170,7 +171,7 @@ def test_figures_tell_many_combinations_apart(tmp_path, monkeypatch):
 
 
 def test_the_table_of_baselines_compares_like_with_like():
-    _, cells = load_sweep(Path(__file__).parents[1] / "configs" / "baselines.yaml")
+    _, cells = load_sweep(Path(__file__).parents[2] / "configs" / "baselines.yaml")
     methods = {cell.config.release.method for cell in cells}
     assert methods == set(typing.get_args(Method))
     assert {cell.config.release.baseline.optimizer for cell in cells} == {"adamw", "sophia"}
@@ -252,6 +253,6 @@ def test_figures_of_interference(tmp_path):
         | {"curve/forget_share": [1.0, 0.5, 0.05], "curve/retain_increase": [0.0, 0.01, 0.02]}
         for task in ("a", "b") for name in ("none", "olora") for seed in (0, 1)
     ]  # fmt: skip
-    written = sweep_figures.write_figures(tmp_path, rows, [], ["task", "constraint"])
+    written = figures.write_figures(tmp_path, rows, [], ["task", "constraint"])
     assert {path.name for path in written} == {"trade_off.png", "interference.png", "cost_of_forgetting.png"}
     assert "curve" not in table(rows, ["task", "constraint"])

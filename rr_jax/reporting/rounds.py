@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rr_jax import report_plots as plots
+from rr_jax.reporting import plots
 
 BEST_ARMS = 8
 BEST_SCORE = 0.001  # an arm below disclosed nothing and is none of the best

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rr_jax import report_plots as plots
-from rr_jax.report_rounds import Summary, measured
+from rr_jax.reporting import plots
+from rr_jax.reporting.rounds import Summary, measured
 
 ATTACKS = {
     "relearn": "training on true forget data",

@@ -21,12 +21,12 @@ import yaml
 from rr_jax.config import RunConfig, Section, Seed
 from rr_jax.config_errors import explain
 from rr_jax.config_file import load_config, read_yaml, set_value
-from rr_jax.jobs import Job, run_job, run_jobs
 from rr_jax.reuse import needed_stages, stage_key, stage_path
 from rr_jax.runfolder import check_config, write_json, write_text
-from rr_jax.stacked import stacks, train_together
-from rr_jax.sweep_figures import write_figures
-from rr_jax.sweep_table import Row, table
+from rr_jax.sweeps.figures import write_figures
+from rr_jax.sweeps.jobs import Job, run_job, run_jobs
+from rr_jax.sweeps.stacked import stacks, train_together
+from rr_jax.sweeps.table import Row, table
 
 
 class SweepConfig(Section):

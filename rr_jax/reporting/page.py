@@ -14,11 +14,11 @@ from typing import Any
 import jinja2
 import yaml
 
-from rr_jax.report_attacks import ATTACKS, attacks_view
-from rr_jax.report_rounds import measured, progress_plots, recall_plots, recall_view, round_view
+from rr_jax.reporting.attacks import ATTACKS, attacks_view
+from rr_jax.reporting.rounds import measured, progress_plots, recall_plots, recall_view, round_view
 from rr_jax.runfolder import read_lines, write_text
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 SAMPLES_OF_FORGET, SAMPLES_OF_UTILITY = 6, 2
 KEYWORDS = 6  # that the title names
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rr_jax.sweep_table import Row, differing_axes, groups, interval
+from rr_jax.sweeps.table import Row, differing_axes, groups, interval
 
 COLORS = ("#b4442f", "#2a6f77", "#8a6d3b", "#5b4a8a", "#4f7942", "#9aa5b1")
 # told apart by colour, and by these when the colours are used up

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rr_jax.report import summary_table, write_report
+from rr_jax.reporting.page import summary_table, write_report
 
 POINT = {
     "order": 0,
