@@ -126,9 +126,9 @@ def _interference(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
             else:
                 plot.text(0, place, " never so far down", va="center", fontsize=8)
         plot.set_yticks(range(len(names)), names, fontsize=8)
-        plot.invert_yaxis()
+        plot.set_ylim(len(names) - 0.5, -0.5)
         plot.axvline(0, color="black", linewidth=0.6)
-        plot.set_xlabel("rise of retain loss at 10 % of the forget metric, nats (95 % interval)", fontsize=8)
+        plot.set_xlabel("rise of retain loss at 10 % of the forget\nmetric, nats a token (95 % interval)", fontsize=8)
     return figure
 
 
