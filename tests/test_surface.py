@@ -44,6 +44,8 @@ def echo():
 def run(out, folder, place, rounds_=1, **changes):
     config = tiny.run_config(out, folder, rounds=rounds_, **changes)
     config["release"]["retain"] |= {"place": place}
+    if place == "none":
+        config["release"]["orthogonality"] = {"penalty": "none"}
     config["release"]["train"] = config["release"]["train"] | {"learning_rate": 0.03}
     rounds.run(parse_config(config))
     return out

@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 def write(path, folder, out, **changes):
     (path / "base.yaml").write_text(yaml.safe_dump(tiny.run_config(path / "unused", folder)))
-    etas = {str(eta): {"release.eta.retain": eta} for eta in (1.0, 0.5)}
+    etas = {str(eta): {"release.eta.retain": [eta]} for eta in (1.0, 0.5)}
     tree = {"base": "base.yaml", "out": str(path / out), "seeds": [0, 1], "overrides": {"rounds": 1}, "stack": "off"}
     (path / f"{out}.yaml").write_text(yaml.safe_dump(tree | {"axes": {"eta": etas}} | changes, sort_keys=False))
     return path / f"{out}.yaml"
