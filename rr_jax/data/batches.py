@@ -1,5 +1,7 @@
 """Batch number i is a pure function of (seed, i): nothing to restore after an interruption, nothing to skip."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from rr_jax.data.packing import Packed
@@ -27,3 +29,15 @@ def take_batch(packed: Packed, seed: int, index: int, batch_size: int) -> dict[s
         "segment_ids": packed.segment_ids[rows],
         "weights": packed.weights[rows],
     }
+
+
+def in_order(packed: Packed, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """All rows once, in order; the last batch is filled up with empty rows of no weight, so that nothing compiles again.
+
+    Yields:
+      "tokens", "segment_ids" and "weights", [batch_size, S] each.
+    """
+    for start in range(0, len(packed.tokens), batch_size):
+        rows = {name: array[start : start + batch_size] for name, array in packed._asdict().items()}
+        missing = batch_size - len(rows["tokens"])
+        yield {name: np.pad(array, ((0, missing), (0, 0))) for name, array in rows.items()}

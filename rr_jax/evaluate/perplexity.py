@@ -7,8 +7,8 @@ with word perplexity. Knows packed rows, never texts or tokenizers.
 import math
 
 import jax
-import numpy as np
 
+from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.loss import token_nll
@@ -28,10 +28,7 @@ def mean_nll(
       ValueError: when no token of the rows has a weight.
     """
     total, weight = 0.0, 0.0
-    for start in range(0, len(packed.tokens), batch_size):
-        rows = {name: array[start : start + batch_size] for name, array in packed._asdict().items()}
-        missing = batch_size - len(rows["tokens"])
-        batch = {name: np.pad(array, ((0, missing), (0, 0))) for name, array in rows.items()}
+    for batch in in_order(packed, batch_size):
         batch_total, batch_weight = jax.device_get(_batch_nll(params, batch, config, adapters=adapters))
         total, weight = total + float(batch_total), weight + float(batch_weight)
     if weight <= 0.0:

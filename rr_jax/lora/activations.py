@@ -6,7 +6,6 @@ module is so small that its sketch would be as wide. Knows rows and adapters, no
 Axes: B batch, S sequence, L layers, R rank, K directions, P probes of the sketch.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import flax.struct
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.spec import linear_shapes
@@ -53,9 +53,6 @@ def dominant_directions(
     config: ModelConfig,
     modules: tuple[str, ...],
     count: int,
-    *,
-    adapters: Adapter | None = None,
-    seed: int = 0,
 ) -> dict[str, Directions]:
     """The `count` directions in which the inputs of each module have most energy, from one pass over the rows.
 
@@ -74,12 +71,12 @@ def dominant_directions(
                 f"{count} directions of the inputs of {name!r} are asked for, which has {shapes[name][0]}: a constraint "
                 "must leave some"
             )
-    rng = np.random.default_rng([seed, count])
+    rng = np.random.default_rng([0, count])
     probes = {name: _probes(rng, shapes[name][0], count) for name in modules}
     sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     tokens = 0.0
-    for batch in _batches(rows):
-        found = _sketch(params, batch, probes, config, adapters)
+    for batch in in_order(rows, BATCH):
+        found = _sketch(params, batch, probes, config)
         tokens += float(np.sum(batch["segment_ids"] > 0))
         for name, (products, squares) in jax.device_get(found).items():
             before = sums.get(name, (0.0, 0.0))
@@ -87,31 +84,16 @@ def dominant_directions(
     return {name: _from_sketch(probes[name], Sketch(*sums[name], tokens), count) for name in modules}
 
 
-def output_energy(
-    params: Params, adapter: Adapter, rows: Packed, config: ModelConfig, *, adapters: Adapter | None = None
-) -> dict[str, np.ndarray]:
-    """Mean over real tokens of |x a b|^2, {module: [L]}: how strongly an update acts on what its module reads.
-
-    Args:
-      adapter: the update that is looked at, not applied; `adapters` are applied.
-    """
+def output_energy(params: Params, adapter: Adapter, rows: Packed, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Mean over real tokens of |x a b|^2, {module: [L]}: how strongly an update that is not applied would act on what its
+    module reads."""
     sums: dict[str, np.ndarray] = {name: np.zeros(module["a"].shape[0]) for name, module in adapter.items()}
     tokens = 0.0
-    for batch in _batches(rows):
-        found = jax.device_get(_energy(params, batch, adapter, config, adapters))
+    for batch in in_order(rows, BATCH):
+        found = jax.device_get(_energy(params, batch, adapter, config))
         tokens += float(np.sum(batch["segment_ids"] > 0))
         sums = {name: total + found[name] for name, total in sums.items()}
     return {name: total / max(tokens, 1.0) for name, total in sums.items()}
-
-
-def _batches(rows: Packed) -> Iterator[dict[str, np.ndarray]]:
-    for start in range(0, len(rows.tokens), BATCH):
-        batch = {
-            "tokens": rows.tokens[start : start + BATCH],
-            "segment_ids": rows.segment_ids[start : start + BATCH],
-        }
-        missing = BATCH - len(batch["tokens"])  # filled up with padding, so that nothing compiles again
-        yield {name: np.pad(array, ((0, missing), (0, 0))) for name, array in batch.items()}
 
 
 def _probes(rng: np.random.Generator, width: int, count: int) -> np.ndarray:
@@ -126,7 +108,6 @@ def _sketch(
     batch: dict[str, jax.Array],
     probes: dict[str, jax.Array],
     config: ModelConfig,
-    adapters: Adapter | None,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     real = jnp.asarray(batch["segment_ids"] > 0, jnp.float32).reshape(-1, 1)
 
@@ -137,15 +118,11 @@ def _sketch(
         along = jnp.matmul(inputs, probes[name], precision=lax.Precision.HIGHEST)
         return jnp.matmul(inputs.T, along, precision=lax.Precision.HIGHEST), jnp.sum(inputs**2)
 
-    return read_inputs(
-        params, batch["tokens"], config, read, adapters=adapters, segment_ids=jnp.asarray(batch["segment_ids"])
-    )
+    return read_inputs(params, batch["tokens"], config, read, segment_ids=jnp.asarray(batch["segment_ids"]))
 
 
 @jax.jit
-def _energy(
-    params: Params, batch: dict[str, jax.Array], adapter: Adapter, config: ModelConfig, adapters: Adapter | None
-) -> dict[str, jax.Array]:
+def _energy(params: Params, batch: dict[str, jax.Array], adapter: Adapter, config: ModelConfig) -> dict[str, jax.Array]:
     real = jnp.asarray(batch["segment_ids"] > 0, jnp.float32)[:, :, None]
 
     def read(name: str, layer: jax.Array, x: jax.Array) -> jax.Array | None:
@@ -155,9 +132,7 @@ def _energy(
         inner = jnp.matmul(x.astype(jnp.float32) * real, a, precision=lax.Precision.HIGHEST)
         return jnp.sum(jnp.matmul(inner, b, precision=lax.Precision.HIGHEST) ** 2)
 
-    return read_inputs(
-        params, batch["tokens"], config, read, adapters=adapters, segment_ids=jnp.asarray(batch["segment_ids"])
-    )
+    return read_inputs(params, batch["tokens"], config, read, segment_ids=jnp.asarray(batch["segment_ids"]))
 
 
 def _from_sketch(probes: np.ndarray, sketch: Sketch, count: int) -> Directions:

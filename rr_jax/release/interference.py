@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
 from rr_jax.lora.activations import output_energy
 from rr_jax.lora.adapter import scale_adapter
@@ -52,7 +53,7 @@ def gradient_cosine(
     gradients = []
     for rows in (retain, forget):
         total: Any = None
-        for batch in _batches(_first(rows)):
+        for batch in in_order(_first(rows), BATCH):
             found = _gradient(params, start, batch, config, scale)
             total = found if total is None else jax.tree.map(jnp.add, total, found)
         gradients.append(jax.device_get(total))
@@ -66,15 +67,6 @@ def by_layer(values: dict[str, Any]) -> dict[str, list[float]]:
 
 def _first(rows: Packed) -> Packed:
     return Packed(*(array[:ROWS] for array in rows))
-
-
-def _batches(rows: Packed) -> list[dict[str, np.ndarray]]:
-    batches = []
-    for start in range(0, len(rows.tokens), BATCH):
-        part = {name: array[start : start + BATCH] for name, array in rows._asdict().items()}
-        missing = BATCH - len(part["tokens"])
-        batches.append({name: np.pad(array, ((0, missing), (0, 0))) for name, array in part.items()})
-    return batches
 
 
 @jax.jit

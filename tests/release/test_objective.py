@@ -206,7 +206,10 @@ def test_the_penalty_of_activations_and_of_memory_act_on_the_first_adapter():
     def last(weight, **constraint):
         lines = []
         pair = dict(zip(data, stack, strict=True))
-        log = lambda step, line: lines.append(line)  # noqa: E731
+
+        def log(step, line):
+            lines.append(line)
+
         train(pair, params, data, tiny.CONFIG, section, scale=SCALE, penalty_weight=weight, log=log, **constraint)
         return lines[-1]["orthogonality"]
 
