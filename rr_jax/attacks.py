@@ -39,7 +39,7 @@ CLAIM = "what stays low is suppressed under this protocol; it is not shown to be
 MISSING = "how fast a model that never knew the target would learn it: that takes a base model trained without it"
 
 Progress = Callable[[str, int, int], None]
-Models = dict[str, LanguageModel]  # "base" and "released"
+Models = dict[str, LanguageModel]  # "base", if compared, and "released"
 
 
 def attack(
@@ -48,6 +48,7 @@ def attack(
     *,
     steps: Sequence[int] = STEPS,
     examples: int = EXAMPLES,
+    compared: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Attacks the model of a round, writes attacks.json into the run folder, rebuilds the report, returns the findings.
@@ -61,28 +62,29 @@ def attack(
       round: of which the model is attacked; None: the selected one.
       steps: of relearning, after which the forget metric is measured; growing, 0 is the model as it is.
       examples: true ones that relearning draws from.
+      compared: also attacks the base model, and rounds the weights of both. Without, as for a table of many runs, there
+        are relearning and prompts alone, and a run that ended with its base model is attacked as any other.
       progress: called with (what, done, of).
 
     Raises:
-      ValueError: the folder is no run, the round is not finished or is the base model, `steps` do not grow, or there is
-        no true forget data.
+      ValueError: the folder is no run, the round is not finished or (compared) is the base model, `steps` do not grow,
+        or there is no true forget data.
     """
-    if not steps or steps[0] < 0 or steps[-1] < 1 or any(a >= b for a, b in itertools.pairwise(steps)):
-        raise ValueError(f"steps is {list(steps)}, expected growing numbers from 0 up, such as 0, 5, 10")
+    check_steps(steps)
     note = progress or (lambda what, done, of: None)
     deltas, config, number = load_deltas(folder, round)
-    _check_finished(folder, number)
+    if compared or number > 0:
+        _check_finished(folder, number)
     base = load_model(config, progress)
     task = make_task(config.task, base.tokenizer, config.seed)
     rows = _true_rows(config, task, base, examples)
     released = dataclasses.replace(base, params=merged_params(base.params, deltas))
-    models = {"base": base, "released": released}
+    models = {"base": base, "released": released} if compared else {"released": released}
     plain = {name: _forget(task, lm, config) for name, lm in models.items()}
     prompts, shots = _prompts(config, task, models, plain, note)
     relearned, training = _relearn(config, task, models, plain, rows, steps, note)
-    rounded = _quantize(config, task, models, note)
     device = jax.devices()[0]
-    found = {
+    found: dict[str, Any] = {
         "round": number,
         "protocol": {
             "claim": CLAIM,
@@ -92,18 +94,36 @@ def attack(
             "split": "test",
             "count": config.evaluate.test,
             "relearn": training | {"examples": examples, "rows": len(rows.tokens)},
-            "quantize": {"method": "round to nearest, symmetric", "group": {str(b): g for b, g in GROUPS.items()}},
             "prompts": {"shots": shots},
             "device": {"platform": device.platform, "kind": device.device_kind},
         },
         "relearn": {"steps": list(steps)} | relearned,
-        "quantize": rounded["released"],
-        "quantize_base": rounded["base"],
         "prompts": prompts,
     }
+    if compared:
+        rounded = _quantize(config, task, models, note)
+        found |= {"quantize": rounded["released"], "quantize_base": rounded["base"]}
+        groups = {str(bits): group for bits, group in GROUPS.items()}
+        found["protocol"] |= {"quantize": {"method": "round to nearest, symmetric", "group": groups}}
     write_json(folder / "attacks.json", found)
     write_report(folder)
     return found
+
+
+def was_attacked(folder: Path, steps: Sequence[int]) -> bool:
+    """Whether the selected model of a run was attacked, with these steps of relearning."""
+    path = folder / "attacks.json"
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text(encoding="utf-8"))
+    selected = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["selected_round"]
+    return bool(found["round"] == selected and found["relearn"]["steps"] == list(steps))
+
+
+def check_steps(steps: Sequence[int], what: str = "steps") -> None:
+    """Raises ValueError unless there are steps of relearning and they grow."""
+    if not steps or steps[0] < 0 or steps[-1] < 1 or any(a >= b for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"{what} is {list(steps)}, expected growing numbers from 0 up, such as 0, 5, 10")
 
 
 def _check_finished(folder: Path, number: int) -> None:
@@ -132,8 +152,9 @@ def _prompts(
     config: RunConfig, task: Task, models: Models, plain: dict[str, Evaluation], note: Progress
 ) -> tuple[dict[str, dict[str, float]], int]:
     """The forget metric by way of asking, "as_measured" first, and the number of examples shown by "few_shot"."""
-    asked = [str(sample["prompt"]) for sample in plain["base"].samples if sample["metric"] == task.forget_metric]
-    ways, shots = askings(config.task, task, models["base"], asked, derive_seed(config.seed, "attacks/shots"))
+    anyone, its = next(iter(models.values())), next(iter(plain.values()))  # prompts are the same for all
+    asked = [str(sample["prompt"]) for sample in its.samples if sample["metric"] == task.forget_metric]
+    ways, shots = askings(config.task, task, anyone, asked, derive_seed(config.seed, "attacks/shots"))
     measured = {"as_measured": plain}
     for place, (way, other) in enumerate(ways.items()):
         note("attack: other prompts", place, len(ways))
@@ -156,13 +177,14 @@ def _relearn(
     steps: Sequence[int],
     note: Progress,
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """The curves of both models, and how they were trained.
+    """The curves of the models, and how they were trained.
 
     An adapter of the run's own shape is trained with a constant learning rate, so every point is the same training
-    continued; both models get the same start and the same batches.
+    continued; all models get the same start and the same batches.
     """
     adapter, own = config.release.adapter, config.release.train
-    section = own.model_copy(update={"steps": steps[-1]})
+    rate = config.evaluate.relearning_rate or own.learning_rate
+    section = own.model_copy(update={"steps": steps[-1], "learning_rate": rate})
     curves: dict[str, list[float]] = {}
     for name, lm in models.items():
         measured = {0: plain[name]} | _continue_training(config, task, lm, rows, section, steps, name, note)
@@ -172,7 +194,7 @@ def _relearn(
         curves[degenerate] = [point[task.degenerate_metric] for point in points]
     order = ("forget", "base", "degenerate", "degenerate_base")
     training = section.model_dump(exclude={"steps"}) | {"schedule": "constant"} | {"adapter": adapter.model_dump()}
-    return {key: curves[key] for key in order}, training
+    return {key: curves[key] for key in order if key in curves}, training
 
 
 def _continue_training(

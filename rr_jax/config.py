@@ -296,10 +296,13 @@ class ReleaseConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Sizes of the evaluation sets: examples of each metric."""
+    """Sizes of the evaluation sets (examples of each metric), and of what an attack does."""
 
     validation: PositiveInt = 48
     test: PositiveInt = 96
+    # of the relearning attack; null: release.train.learning_rate. An attacker does not know with what was unlearned, so
+    # a comparison of methods of several rates gives one.
+    relearning_rate: PositiveFloat | None = None
 
 
 class ParallelConfig(Section):

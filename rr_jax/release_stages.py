@@ -17,7 +17,7 @@ from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.lora.activations import Directions, dominant_directions
 from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.lora.algebra import add, merge_error
-from rr_jax.lora.orthogonality import overlap_by_layer, update_cosine_by_layer
+from rr_jax.lora.orthogonality import overlap_by_layer, principal_cosines_by_layer, update_cosine_by_layer
 from rr_jax.models.transformer import Adapter, Params
 from rr_jax.random import derive_seed, stream
 from rr_jax.release.compose import Point, choose_eta, compose, ends_climb
@@ -28,6 +28,7 @@ from rr_jax.runfolder import write_lines
 from rr_jax.stages import Context, measure
 from rr_jax.tasks.base import Revealed, retention
 
+ANGLES = {"input_cosine": "a", "output_cosine": "b"}  # of which factor
 ACTIVATION_ROWS = 64  # rows of retain data whose activations constrain a training
 
 
@@ -153,8 +154,9 @@ def end_training(
     }
     values = {f"loss/{name}": value for name, value in loss.items()}
     values |= {f"interference/{name}": float(np.mean([*found.values()])) for name, found in interference.items()}
-    context.log(round, "train", steps, values)
     apart = overlaps(adapter, trained["retain"]) if "retain" in trained else {}
+    values |= layer_values({f"interference/{name}": found for name, found in interference.items()} | apart)
+    context.log(round, "train", steps, values)
     return Stage(dict(trained), {"loss": loss, "interference": interference} | apart)
 
 
@@ -246,18 +248,36 @@ def choose_strength(
     if chosen is None:
         return Stage({} if deltas is None else {"deltas": deltas}, meta | {"validation": None})
     arrays, metrics, said = outcomes[points.index(chosen)]
+    if said:
+        context.log(round, "compose", len(points), layer_values(said))
     if config.dtype == "bfloat16":
         lost = merge_error(context.base.params, arrays["deltas"])
         said = said | {"merge_error": {module: float(by_layer.max()) for module, by_layer in lost.items()}}
     return Stage(arrays, meta | {"validation": metrics} | said)
 
 
-def overlaps(forget: Adapter, retain: Adapter) -> dict[str, Any]:
-    """How far two adapters work in the same directions, {measure: {module: [L]}}."""
-    measures = {"overlap": overlap_by_layer(forget, retain), "update_cosine": update_cosine_by_layer(forget, retain)}
+def overlaps(forget: Adapter, retain: Adapter) -> dict[str, dict[str, list[float]]]:
+    """How far two adapters work in the same directions, {measure: {module: [L]}}.
+
+    "input_cosine" and "output_cosine" are of the smallest principal angle between what both read and what both write: 1
+    where they share a direction, however different the rest.
+    """
+    angles = {name: principal_cosines_by_layer(forget, retain, factor) for name, factor in ANGLES.items()}
+    measures = {
+        "overlap": overlap_by_layer(forget, retain),
+        "update_cosine": update_cosine_by_layer(forget, retain),
+        **{name: {module: cosines[:, 0] for module, cosines in found.items()} for name, found in angles.items()},
+    }
+    return {name: by_layer(found) for name, found in measures.items()}
+
+
+def layer_values(measures: dict[str, dict[str, list[float]]]) -> dict[str, float]:
+    """Measures by module and layer as a line of metrics has them: {"measure/module/layer": value}."""
     return {
-        name: {module: np.asarray(value).tolist() for module, value in by_module.items()}
+        f"{name}/{module}/{layer}": value
         for name, by_module in measures.items()
+        for module, values in by_module.items()
+        for layer, value in enumerate(values)
     }
 
 

@@ -19,7 +19,9 @@ from rr_jax.runfolder import read_lines, read_run, write_json, write_lines
 
 # What a stage of the first round, and all that it builds on, does NOT read. Said this way round so that a new key counts
 # as read, and costs time rather than exactness, until somebody looks.
-_LOOP = ("out", "rounds", "until", "reveal.when", "reveal.min_gain", "reveal.collect.min_size")  # rounds.py decides by
+_LOOP = (  # rounds.py decides by, or attacks.py reads
+    "out", "rounds", "until", "reveal.when", "reveal.min_gain", "reveal.collect.min_size", "evaluate.relearning_rate",
+)  # fmt: skip
 UNREAD: dict[str, tuple[str, ...]] = {
     "base": (*_LOOP, "seed", "reveal", "release", "parallel", "privacy"),
     "reveal": (*_LOOP, "evaluate", "release", "parallel"),

@@ -26,7 +26,7 @@ from rr_jax.models.hub import LanguageModel, load
 from rr_jax.models.transformer import Adapter
 from rr_jax.release.compose import RULES, merged_params
 from rr_jax.release.trainer import TrainingDiverged
-from rr_jax.release_stages import compose_stage, measure_stage, train_stage
+from rr_jax.release_stages import ANGLES, compose_stage, measure_stage, train_stage
 from rr_jax.reporting.page import write_report
 from rr_jax.reuse import borrow
 from rr_jax.reveal.recall import recall
@@ -234,9 +234,8 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             entry["given"] = trained.meta["given"]
         # of the forget adapter with the retain adapter that repaired it, or else with the one trained beside it
         both = trained.meta | composed.meta
-        entry |= {
-            name: both[name] for name in ("overlap", "update_cosine", "interference", "merge_error") if name in both
-        }
+        measures = ("overlap", "update_cosine", *ANGLES, "interference", "merge_error")
+        entry |= {name: both[name] for name in measures if name in both}
         if composed.meta["accepted"] and "interference" in entry:
             entry["interference"] |= _cost(composed.meta, base["validation"][task.forget_metric])
         if not composed.meta["accepted"]:

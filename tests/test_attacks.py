@@ -77,6 +77,25 @@ def test_a_second_attack_finds_the_same_and_a_longer_one_begins_with_it(made, fo
         assert again[name] == found[name]
 
 
+def test_uncompared_the_released_model_is_attacked_alone_and_at_a_rate_of_its_own(made, found, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(made[0], folder)
+    alone = attacks.attack(folder, 1, steps=STEPS, examples=8, compared=False)
+    for name in ("steps", "forget", "degenerate"):
+        assert alone["relearn"][name] == found["relearn"][name]
+    assert "base" not in alone["relearn"] and not {"quantize", "quantize_base"} & alone.keys()
+    for way, line in alone["prompts"].items():
+        assert line["released"] == found["prompts"][way]["released"] and "base" not in line
+    assert attacks.attack(folder, 0, steps=STEPS, examples=8, compared=False)["relearn"]["forget"][0] == pytest.approx(
+        found["relearn"]["base"][0]
+    )
+    assert alone["protocol"]["relearn"]["learning_rate"] == 0.01  # that of the run
+    settings = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(settings.replace("relearning_rate: null", "relearning_rate: 1.0e-09"))
+    slow = attacks.attack(folder, 1, steps=STEPS, examples=8, compared=False)
+    assert slow["relearn"]["forget"] == [alone["relearn"]["forget"][0]] * len(STEPS)
+
+
 def test_rounded_weights_are_measured_by_the_task_itself(made, found):
     lm, config, _ = rounds.load_round(made[0], 1)
     task = make_task(config.task, lm.tokenizer, config.seed)

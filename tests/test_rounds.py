@@ -109,6 +109,18 @@ def test_a_run_leaves_the_promised_files(uninterrupted):
     assert all(len(entry["overlap"]) == len(entry["update_cosine"]) == 7 for entry in summary["rounds"])
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"base", "reveal", "train", "compose", "measure"}
+    logged = {}
+    for line in lines:
+        if line["round"] == 2:
+            logged |= line
+    last = summary["rounds"][1]
+    for name in ("overlap", "update_cosine", "input_cosine", "output_cosine"):  # each layer's, as the summary has them
+        for module, values in last[name].items():
+            assert [logged[f"{name}/{module}/{layer}"] for layer in range(len(values))] == values
+            assert all(-1e-6 <= abs(value) <= 1 + 1e-6 for value in values)
+    for name in ("output_ratio", "gradient_cosine"):
+        for module, values in last["interference"][name].items():
+            assert [logged[f"interference/{name}/{module}/{layer}"] for layer in range(len(values))] == values
     manifest = json.loads((uninterrupted / "manifest.json").read_text())
     assert {"versions", "git_commit", "devices", "seed", "data", "seconds"} <= manifest.keys()
 

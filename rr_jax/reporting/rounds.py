@@ -21,6 +21,14 @@ MAPS = {
         "Direction of the two updates",
         "Cosine of the two weight updates. Blue: the retain adapter goes along the forget adapter; ochre: against it.",
     ),
+    "input_cosine": (
+        "Nearest directions read",
+        "Cosine of the smallest principal angle between what both adapters read: 1 where they share one direction.",
+    ),
+    "output_cosine": (
+        "Nearest directions written",
+        "The same of what they write: two adapters that read apart may still write the same.",
+    ),
     "output_ratio": (
         "Interference: output ratio",
         "What the forget adapter puts out on texts to keep, relative to texts to forget: the larger, the more damage.",
@@ -118,8 +126,7 @@ def round_view(entry: dict[str, Any]) -> dict[str, Any]:
         shown.append(("Loss on the forget set", plots.loss(entry["loss"]), caption))
     interference = entry.get("interference") or {}
     maps: dict[str, Any] = {
-        "overlap": entry.get("overlap"),
-        "update_cosine": entry.get("update_cosine"),
+        **{name: entry.get(name) for name in ("overlap", "update_cosine", "input_cosine", "output_cosine")},
         "output_ratio": interference.get("output_ratio"),
         "gradient_cosine": interference.get("gradient_cosine"),
     }

@@ -34,6 +34,8 @@ def write_figures(folder: Path, rows: Sequence[Row], curves: Sequence[Curve], ax
     if any("retain_increase" in row for row in rows):
         written.append(_save(folder / "interference.png", _interference(rows, axes)))
         written.append(_save(folder / "cost_of_forgetting.png", _costs(rows, axes)))
+    if any("attack/steps" in row for row in rows):
+        written.append(_save(folder / "recovery.png", _recovery(rows, axes)))
     return written
 
 
@@ -149,6 +151,26 @@ def _costs(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
         plot.invert_xaxis()
         plot.set_xlabel("forget metric, share of the base's (validation)", fontsize=9)
     plots[0].set_ylabel("rise of retain loss, nats a token", fontsize=9)
+    _legend(figure, plots)
+    return figure
+
+
+def _recovery(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
+    """What training on true forget data brings back, by steps: means over seeds, with their range."""
+    panels, colored = _panels(rows, axes)
+    figure, plots = _figure(panels)
+    styles = dict(zip(groups(rows, colored), itertools.cycle(STYLES), strict=False))
+    for plot, panel in zip(plots, panels, strict=True):
+        members = [row for row in rows if panel in ("", row[axes[0]]) and "attack/steps" in row]
+        for labels, group in groups(members, colored).items():
+            color, line, mark = styles[labels]
+            lines = np.array([row["attack/forget_share"] for row in group])  # [seeds, measurements]
+            steps, label = group[0]["attack/steps"], " ".join(labels)
+            plot.plot(steps, lines.mean(0), color=color, linestyle=line, marker=mark, markersize=3, label=label)
+            plot.fill_between(steps, lines.min(0), lines.max(0), color=color, alpha=0.08, linewidth=0)
+        plot.set_xlabel("steps of relearning on true forget data", fontsize=9)
+        plot.set_ylim(-0.03, None)
+    plots[0].set_ylabel("forget metric, share of the base's (range of seeds)", fontsize=9)
     _legend(figure, plots)
     return figure
 

@@ -18,6 +18,7 @@ import numpy as np
 import pydantic
 import yaml
 
+from rr_jax.attacks import check_steps, was_attacked
 from rr_jax.config import RunConfig, Section, Seed
 from rr_jax.config_errors import explain
 from rr_jax.config_file import load_config, read_yaml, set_value
@@ -40,6 +41,8 @@ class SweepConfig(Section):
     # First trainings that differ in lambda, seed or data alone are one step: vmap computes them together, map in turn,
     # off each in its own run. auto: vmap on an accelerator; on a CPU, map with one job and off with several.
     stack: Literal["auto", "vmap", "map", "off"] = "auto"
+    # After which steps of relearning each run's model is measured; then it is also asked in other ways. None: no attacks.
+    attack_steps: list[int] = pydantic.Field(default_factory=list)
 
 
 class Cell(NamedTuple):
@@ -73,6 +76,8 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
         sweep = SweepConfig.model_validate(tree)
     except pydantic.ValidationError as error:
         raise ValueError(explain(error, f"sweep {path}", SweepConfig)) from None
+    if sweep.attack_steps:
+        check_steps(sweep.attack_steps, f"sweep {path}: attack_steps")
     base = path.parent / sweep.base
     if not base.is_file():
         raise ValueError(f"sweep {path}: base is {sweep.base!r}, but there is no file {base}")
@@ -131,7 +136,8 @@ def run_sweep(
         f"run {number} of {len(cells)} ({', '.join([*cell.labels.values(), f'seed {cell.seed}'])})"
         for number, cell in enumerate(cells, start=1)
     ]
-    missing = [number for number, cell in enumerate(cells) if _finished(Path(cell.config.out)) is None]
+    steps = sweep.attack_steps
+    missing = [number for number, cell in enumerate(cells) if not _finished(Path(cell.config.out), steps)]
     failures: dict[int, str] = {}
     done = 0
 
@@ -152,7 +158,7 @@ def run_sweep(
     for number in sorted(set(range(len(cells))) - set(missing)):
         over(number, "was there")
     _train_stacks([cells[number].config for number in missing], cells, sweep.stack, jobs, note)
-    todo = _jobs(cells, missing)
+    todo = _jobs(cells, missing, steps)
     if jobs > 1 and todo:
         run_jobs(todo, jobs, ended)
     else:
@@ -168,7 +174,9 @@ def run_sweep(
             continue
         folder = Path(cell.config.out)
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        rows.append(row | metrics_of(summary) | {"seconds": _seconds(folder)})
+        rows.append(
+            row | metrics_of(summary) | (resistance(folder, summary) if steps else {}) | {"seconds": _seconds(folder)}
+        )
         curves.append((row, *search_curve(summary)))
     out = Path(sweep.out)
     write_json(out / "sweep.json", {"axes": list(sweep.axes), "rows": rows})
@@ -177,7 +185,7 @@ def run_sweep(
     return rows
 
 
-def _jobs(cells: Sequence[Cell], missing: Sequence[int]) -> dict[int, Job]:
+def _jobs(cells: Sequence[Cell], missing: Sequence[int], steps: Sequence[int]) -> dict[int, Job]:
     """The runs that are missing: where each may take stages from, and which earlier run it waits for to do so."""
     keys = [
         {stage: stage_key(cell.config, stage) for stage in needed_stages(cell.config)} for cell in cells
@@ -190,7 +198,7 @@ def _jobs(cells: Sequence[Cell], missing: Sequence[int]) -> dict[int, Job]:
             first = next(other for other in missing if keys[other].get(stage) == key)
             if first != number:
                 waits.append((first, stage_path(Path(cells[first].config.out), stage)))
-        jobs[number] = Job(cells[number].config, [Path(cells[other].config.out) for other in alike], waits)
+        jobs[number] = Job(cells[number].config, [Path(cells[other].config.out) for other in alike], waits, steps)
     return jobs
 
 
@@ -258,6 +266,18 @@ def metrics_of(summary: dict[str, Any]) -> Row:
     return row
 
 
+def resistance(folder: Path, summary: dict[str, Any]) -> Row:
+    """What attacks bring back of a run's model, as shares of the base's forget metric: after each number of steps, and
+    by the way of asking that brings back most."""
+    found, before = _json_of(folder / "attacks.json"), summary["base"][summary["forget_metric"]]
+    share = [value / before if before else 0.0 for value in found["relearn"]["forget"]]
+    steps = found["relearn"]["steps"]
+    asked = [line["released"] for way, line in found["prompts"].items() if way != "as_measured"]
+    row: Row = {f"relearned_{step}": value for step, value in zip(steps, share, strict=True) if step}
+    row |= {"asked_otherwise": max(asked) / before if before else 0.0} if asked else {}
+    return row | {"attack/steps": steps, "attack/forget_share": share}
+
+
 def interference_of(entry: dict[str, Any], base_forget: float, target: float = 0.1) -> Row:
     """What forgetting costs of the texts to keep in a round, by validation data, at equal forgetting.
 
@@ -300,13 +320,17 @@ def search_curve(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([p["generations"] for p in points]), np.array([p["score"] for p in points], float)
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
-    """The summary of a run that is complete, if its folder has one."""
-    path = folder / "summary.json"
-    if not path.exists():
-        return None
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return summary if summary["status"] == "complete" else None
+def _finished(folder: Path, steps: Sequence[int]) -> bool:
+    """Whether a run is complete and, if there are steps, was attacked with them."""
+    if _json_of(folder / "summary.json").get("status") != "complete":
+        return False
+    return not steps or was_attacked(folder, steps)
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """What a file holds; nothing if it is not there."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def _spent_at_once(config: RunConfig) -> bool:

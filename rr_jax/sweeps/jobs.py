@@ -15,6 +15,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rr_jax.attacks import attack
 from rr_jax.config import RunConfig
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.rounds import NothingRevealed, run
@@ -30,11 +31,13 @@ class Job(NamedTuple):
       siblings: as for `rounds.run`.
       waits: what it waits for, so that it need not be computed twice: (which job, a path that this job makes); a job
         that is over has made all it will.
+      attack_steps: steps of relearning with which the model is attacked afterwards; none: it is not.
     """
 
     config: RunConfig
     siblings: Sequence[Path] = ()
     waits: Sequence[tuple[int, Path]] = ()
+    attack_steps: Sequence[int] = ()
 
 
 class _Worker(NamedTuple):
@@ -49,10 +52,12 @@ def run_job(job: Job) -> str | None:
     """Runs, and returns why the run could not go on, or None: a result like any other.
 
     Raises:
-      ValueError: as `rounds.run`, for all else.
+      ValueError: as `rounds.run` and `attack`, for all else.
     """
     try:
         run(job.config, siblings=job.siblings)
+        if job.attack_steps:
+            attack(Path(job.config.out), steps=job.attack_steps, compared=False)
     except (NothingRevealed, TrainingDiverged) as error:
         return str(error)
     return None

@@ -90,6 +90,35 @@ def test_a_sweep_leaves_rows_a_table_and_figures_and_resumes(sweep, tmp_path, mo
     assert all(row["seconds"] > 0 for row in again)
 
 
+def test_attacks_of_a_sweep_are_columns_and_a_figure_and_are_made_once(sweep, tmp_path, monkeypatch):
+    made = []
+
+    def attack(folder, *, steps, compared):
+        assert not compared
+        made.append(folder)
+        relearn = {"steps": list(steps), "forget": [0.2, 0.4, 0.6]}
+        asked = {"as_measured": {"released": 0.2}, "prefill": {"released": 0.8}, "few_shot": {"released": 0.3}}
+        selected = json.loads((folder / "summary.json").read_text())["selected_round"]
+        (folder / "attacks.json").write_text(json.dumps({"round": selected, "relearn": relearn, "prompts": asked}))
+
+    monkeypatch.setattr(jobs, "attack", attack)
+    path = sweep(axes={"strategy": {"ucb": {}}})
+    run_sweep(path, ["seeds=[0]"])  # finished, and not attacked
+    assert not made
+    rows = run_sweep(path, ["seeds=[0]", "attack_steps=[0, 2, 5]"])
+    summary = json.loads((made[0] / "summary.json").read_text())
+    before = summary["base"][summary["forget_metric"]]
+    assert rows[0]["relearned_2"] == pytest.approx(0.4 / before)
+    assert rows[0]["relearned_5"] == pytest.approx(0.6 / before)
+    assert rows[0]["asked_otherwise"] == pytest.approx(0.8 / before)
+    assert "relearned_0" not in rows[0]
+    assert (tmp_path / "sweep" / "recovery.png").read_bytes().startswith(b"\x89PNG")
+    assert "relearned_2" in (tmp_path / "sweep" / "sweep.md").read_text()
+    assert run_sweep(path, ["seeds=[0]", "attack_steps=[0, 2, 5]"]) == rows and len(made) == 1
+    run_sweep(path, ["seeds=[0]", "attack_steps=[0, 2, 6]"])
+    assert len(made) == 2
+
+
 def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(sweep):
     one = {"axes": {"x": {"only": {}}}}
     run_sweep(sweep(**one), ["seeds=[0]"])
@@ -207,6 +236,7 @@ def test_a_run_that_was_not_accepted_counts_as_the_base_model():
         ({"seeds": []}, [], "expected at least one seed"),
         ({"axes": {"a": {}}}, [], "at least one value on each axis"),
         ({"axes": {}}, [], "expected at least one seed, one axis"),
+        ({"attack_steps": [5, 2]}, [], r"attack_steps is \[5, 2\], expected growing numbers"),
         ({"seeds": [1, 1]}, [], r"seeds are \[1, 1\], expected each once"),
         ({"base": "no.yaml"}, [], "base is 'no.yaml', but there is no file .*no.yaml"),
         (
@@ -217,7 +247,7 @@ def test_a_run_that_was_not_accepted_counts_as_the_base_model():
         (
             {},
             ["rounds=2"],
-            "override 'rounds=2': expected key=value with one of base, out, seeds, overrides, axes, stack",
+            "override 'rounds=2': expected key=value with one of base, out, seeds, overrides, axes, stack, attack_steps",
         ),
     ],
 )
