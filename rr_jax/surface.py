@@ -1,12 +1,11 @@
 """The trade-off surface of a finished round: what each pair of strengths costs and brings, into the run folder.
 
 Losses come from `dynamics.surface`, on the revealed rows that the forget adapter was trained on and on validation texts
-to keep. Test data is never looked at. Task metrics, where asked for, are measured on validation data through merged
-weights, one model a point: decoding takes hundreds of forward passes of which each would pay for the factors, so that
-one merge costs less than it saves, and every task works as it is.
+to keep. Test data is never looked at. Task metrics, where asked for, are measured on validation data by models that
+share their decoding (`generation.points`). Weights are merged at no point.
 """
 
-import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from rr_jax.config import RunConfig
 from rr_jax.data.packing import Packed
 from rr_jax.dynamics.surface import check_grid, loss_surface
 from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.generation.points import models_at
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add, negate
+from rr_jax.models.hub import LanguageModel
 from rr_jax.models.transformer import Adapter
 from rr_jax.release.baselines import with_strength
 from rr_jax.release_stages import forget_rows, held_out_rows
@@ -112,8 +113,10 @@ def draw_surface(
             f"{name}_nll": mean_nll(params, packed, base.config) for name, packed in rows.items()
         }
     if metrics:
+        points = np.array(list(itertools.product(*grids)), np.float32)
+        models = models_at(base, points, forget=forget, retain=retain, before=before, strategy=strategy)
         found["metrics"] = {"split": "valid", "count": config.evaluate.validation} | _metrics(
-            context, number, before, forget, retain, grids
+            context, number, models, len(grids[0])
         )
     write_json(folder / "surface.json", found)
     write_text(folder / "surface.svg", surface_svg(found))
@@ -206,27 +209,14 @@ def _describe(composed: Stage, retain: Adapter | None) -> str | None:
 
 
 def _metrics(
-    context: Context,
-    number: int,
-    before: Adapter | None,
-    forget: Adapter,
-    retain: Adapter | None,
-    grids: tuple[list[float], list[float]],
+    context: Context, number: int, models: Sequence[LanguageModel], lines: int
 ) -> dict[str, list[list[float]]]:
-    """The forget, utility and degenerate metrics at every point, {metric: [F, T]}, on validation data."""
+    """The forget, utility and degenerate metrics of F x T models, {metric: [F, T]} with F `lines`, on validation data."""
     task, count = context.task, context.config.evaluate.validation
     names = (task.forget_metric, *task.utility_metrics, task.degenerate_metric)
-    values: dict[str, list[list[float]]] = {name: [[] for _ in grids[0]] for name in names}
-    points = [(i, eta_forget, eta_retain) for i, eta_forget in enumerate(grids[0]) for eta_retain in grids[1]]
-    for place, (i, eta_forget, eta_retain) in enumerate(points):
-        context.progress(f"round {number}: metrics on validation data", place, len(points))
-        parts = [] if before is None else [before]
-        parts.append(scale_adapter(forget, eta_forget))
-        if retain is not None:
-            parts.append(scale_adapter(retain, eta_retain))
-        lm = dataclasses.replace(context.base, params=context.model(add(*parts)).params)
-        measured = task.evaluate(lm, "valid", count, base=context.base).metrics
-        for name in names:
-            values[name][i].append(measured[name])
-    context.progress(f"round {number}: metrics on validation data", len(points), len(points))
-    return values
+    measured = []
+    for place, lm in enumerate(models):
+        context.progress(f"round {number}: metrics on validation data", place, len(models))
+        measured.append(task.evaluate(lm, "valid", count, base=context.base).metrics)
+    context.progress(f"round {number}: metrics on validation data", len(models), len(models))
+    return {name: np.reshape([metrics[name] for metrics in measured], (lines, -1)).tolist() for name in names}

@@ -11,6 +11,7 @@ from rr_jax.data.packing import Example, Packed
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import init_params
+from rr_jax.release.compose import merged_params
 from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split
 
 CONFIG = ModelConfig(
@@ -150,5 +151,5 @@ def run_config(out: object, model_folder: object, **changes: object) -> dict[str
 
 def weight_metrics(lm: LanguageModel) -> dict[str, float]:
     """Numbers that follow every bit of the weights: a resumed run that differs anywhere shows here."""
-    q = np.asarray(lm.params["layers"]["q"], np.float64)
+    q = np.asarray(merged_params(lm.params, lm.adapters)["layers"]["q"], np.float64)
     return {"forget": 1.0 + float(np.sin(q).sum()) / 1e3, "use": 1.0 + float(np.cos(q).mean()) / 1e3, "degenerate": 0.0}

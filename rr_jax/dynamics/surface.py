@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rr_jax.data.packing import Packed
-from rr_jax.lora.adapter import scale_adapter
-from rr_jax.lora.algebra import add
+from rr_jax.lora.algebra import at_strengths
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.loss import token_nll
 from rr_jax.models.transformer import Adapter, Params
@@ -104,11 +103,7 @@ def point_sums(
     """Sums of the weighted NLL and of the weights, {name: ([P, K], [P, K])}, of batches [K, B, S] at points [P, 2]."""
 
     def one(point: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        parts = [] if before is None else [before]
-        parts.append(scale_adapter(forget, point[0]))
-        if retain is not None:
-            parts.append(scale_adapter(retain, point[1]))
-        adapters = add(*parts)
+        adapters = at_strengths(before, forget, retain, point)
 
         def batch_nll(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             return token_nll(params, batch, config, adapters=adapters)

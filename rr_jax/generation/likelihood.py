@@ -11,7 +11,7 @@ from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.loss import row_nll
-from rr_jax.models.transformer import Params
+from rr_jax.models.transformer import Adapter, Params
 
 
 def response_nll(
@@ -53,7 +53,9 @@ def response_nll(
         counted = np.zeros(batch.tokens.shape, np.float32)
         for place, row in enumerate(batch.rows):
             counted[place, batch.tokens.shape[1] - len(after[row]) :] = 1.0  # prompts are padded on the left
-        sums, weights = _row_nll(lm.params, batch.tokens, batch.mask, counted, lm.config, batch.soft_prompt)
+        sums, weights = _row_nll(
+            lm.params, batch.tokens, batch.mask, counted, lm.config, lm.adapters, batch.soft_prompt
+        )
         mean = np.asarray(sums) / np.maximum(np.asarray(weights), 1.0)
         found[batch.rows] = mean[: len(batch.rows)]
     return found
@@ -66,6 +68,7 @@ def _row_nll(
     mask: jax.Array | np.ndarray,
     weights: jax.Array | np.ndarray,
     config: ModelConfig,
+    adapters: Adapter | None,
     soft_prompt: jax.Array | np.ndarray | None,
 ) -> tuple[jax.Array, jax.Array]:
     batch = {
@@ -73,4 +76,5 @@ def _row_nll(
         "segment_ids": jnp.asarray(mask, jnp.int32),
         "weights": jnp.asarray(weights),
     }
-    return row_nll(params, batch, config, soft_prompt=None if soft_prompt is None else jnp.asarray(soft_prompt))
+    soft = None if soft_prompt is None else jnp.asarray(soft_prompt)
+    return row_nll(params, batch, config, adapters=adapters, soft_prompt=soft)

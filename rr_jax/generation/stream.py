@@ -1,6 +1,7 @@
 """One prompt's continuation, piece by piece while it is being generated: for somebody who is watching."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,14 +39,18 @@ def stream_text(
     sampling, ends = make_sampling(temperature, top_k, top_p), end_tokens(lm)
     (batch,) = prompt_batches(encoded, 1)
     keys = row_keys(stream(seed, "generation", 0), np.asarray([index], np.uint32))
-    stops = {"eos_ids": np.asarray(ends, np.int32), "pad_id": np.asarray(ends[0] if ends else 0, np.int32)}
+    more: dict[str, Any] = {
+        "adapters": lm.adapters,
+        "eos_ids": np.asarray(ends, np.int32),
+        "pad_id": np.asarray(ends[0] if ends else 0, np.int32),
+    }
     decoding = start(
-        lm.params, batch.tokens, batch.mask, keys, lm.config, sampling, max_new_tokens=bucket(max_new_tokens), **stops
+        lm.params, batch.tokens, batch.mask, keys, lm.config, sampling, max_new_tokens=bucket(max_new_tokens), **more
     )
     shown = ""
     for limit in range(1, max_new_tokens + PIECE, PIECE):
         limit = min(limit, max_new_tokens)
-        decoding = advance(lm.params, decoding, keys, lm.config, sampling, limit=np.asarray(limit, np.int32), **stops)
+        decoding = advance(lm.params, decoding, keys, lm.config, sampling, limit=np.asarray(limit, np.int32), **more)
         tokens, length, finished = jax.device_get(
             (decoding.written.tokens[0], decoding.written.lengths[0], decoding.written.finished[0])
         )

@@ -54,7 +54,7 @@ def generate(
       stop: texts at which a continuation is cut, they and what follows left out; decoding itself ends at the model's
         end token only.
       batch_size: prompts computed together at most.
-      adapters: as in `forward`.
+      adapters: as in `forward`; None: the model's own, if it has any.
       soft_prompts: [N, P, D] embeddings, one soft prompt for each prompt, placed right after the start token.
       soft_rows: [N], which prompts take theirs; None: all.
       progress: called with (prompts done, all prompts) after each batch.
@@ -113,7 +113,7 @@ def generate_ids(
     for batch in prompt_batches(encoded, batch_size, soft_prompts):
         indices = np.zeros(len(batch.tokens), np.uint32)
         indices[: len(batch.rows)] = batch.rows + first_index
-        generated = generate_tokens(
+        generated = (lm.decode or generate_tokens)(
             lm.params,
             batch.tokens,
             batch.mask,
@@ -124,7 +124,7 @@ def generate_ids(
             limit=np.asarray(max_new_tokens, np.int32),
             eos_ids=np.asarray(ends, np.int32),
             pad_id=np.asarray(ends[0] if ends else 0, np.int32),
-            adapters=adapters,
+            adapters=lm.adapters if adapters is None else adapters,
             soft_prompt=batch.soft_prompt,
         )
         tokens, lengths, finished = jax.device_get((generated.tokens, generated.lengths, generated.finished))

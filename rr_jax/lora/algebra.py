@@ -40,6 +40,17 @@ def add(*adapters: Adapter) -> Adapter:
     return total
 
 
+def at_strengths(
+    before: Adapter | None, forget: Adapter, retain: Adapter | None, point: jax.Array | np.ndarray
+) -> Adapter:
+    """before + point[0] * forget + point[1] * retain, with factors of one shape at every point [2]."""
+    parts = [] if before is None else [before]
+    parts.append(scale_adapter(forget, point[0]))
+    if retain is not None:
+        parts.append(scale_adapter(retain, point[1]))
+    return add(*parts)
+
+
 def negate(adapter: Adapter) -> Adapter:
     """The adapter of the opposite update: the sign of one factor, `b` (flipping both would change nothing)."""
     return scale_adapter(adapter, -1.0)

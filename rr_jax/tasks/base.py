@@ -134,6 +134,8 @@ class Task(Protocol):
     ) -> Evaluation:
         """Measures the model on held-out data of a split, `count` examples a metric.
 
+        The model may have adapters that are not merged into its weights: what reads `params` reads `adapters` as well.
+
         `base`, the model before anything was forgotten, may judge whether what the model writes is fluent.
         With `only`, the metrics named and what is measured along with them; the values are the same as without.
         """

@@ -134,7 +134,7 @@ class KeywordTask:
         note("perplexity")
         examples = [Example("", text) for text in self.texts[split][: 2 * count]]
         rows = pack_examples(model.tokenizer, examples, min(ROW_TOKENS, model.config.max_positions), model.chat)
-        nll = mean_nll(model.params, rows, model.config)
+        nll = mean_nll(model.params, rows, model.config, adapters=model.adapters)
         return Evaluation(metrics | {"retain_perplexity": perplexity(nll), "retain_nll": nll}, samples)
 
     def _fluency(self, prompts: Sequence[str], texts: Sequence[str], base: LanguageModel) -> dict[str, float]:

@@ -89,7 +89,7 @@ def measure_skills(
         note("perplexity")
         stories = [Example(d.prompt, d.response) for d in _documents("narrative", "narrative", split, count)]
         rows = pack_examples(lm.tokenizer, stories, 128)
-        metrics["narrative_perplexity"] = perplexity(mean_nll(lm.params, rows, lm.config))
+        metrics["narrative_perplexity"] = perplexity(mean_nll(lm.params, rows, lm.config, adapters=lm.adapters))
     return metrics, samples
 
 
