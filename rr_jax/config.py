@@ -296,7 +296,7 @@ class ReleaseConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Sizes of the evaluation sets (examples of each metric), and of what an attack does."""
+    """Sizes of the evaluation sets (examples of each metric), and how fast an attack relearns."""
 
     validation: PositiveInt = 48
     test: PositiveInt = 96

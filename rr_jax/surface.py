@@ -2,7 +2,7 @@
 
 Losses come from `dynamics.surface`, on the revealed rows that the forget adapter was trained on and on validation texts
 to keep. Test data is never looked at. Task metrics, where asked for, are measured on validation data by models that
-share their decoding (`generation.points`). Weights are merged at no point.
+share their decoding (`generation.points`). No point of the grid merges weights; the chosen model does.
 """
 
 import itertools

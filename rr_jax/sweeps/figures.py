@@ -170,7 +170,7 @@ def _recovery(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
             plot.fill_between(steps, lines.min(0), lines.max(0), color=color, alpha=0.08, linewidth=0)
         plot.set_xlabel("steps of relearning on true forget data", fontsize=9)
         plot.set_ylim(-0.03, None)
-    plots[0].set_ylabel("forget metric, share of the base's (range of seeds)", fontsize=9)
+    plots[0].set_ylabel("share of the base's forget metric", fontsize=9)
     _legend(figure, plots)
     return figure
 
