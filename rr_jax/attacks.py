@@ -7,7 +7,6 @@ shows that anything was removed. Only here, and in baselines, is the true forget
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,8 @@ from rr_jax.release.compose import merged_params
 from rr_jax.release.trainer import train
 from rr_jax.reporting.page import write_report
 from rr_jax.rounds import load_deltas, load_model
-from rr_jax.runfolder import write_json
+from rr_jax.runfolder import read_json, write_json
+from rr_jax.stages import released_model
 from rr_jax.tasks.askings import askings
 from rr_jax.tasks.base import Evaluation, Task
 from rr_jax.tasks.registry import make_task
@@ -78,7 +78,7 @@ def attack(
     base = load_model(config, progress)
     task = make_task(config.task, base.tokenizer, config.seed)
     rows = _true_rows(config, task, base, examples)
-    released = dataclasses.replace(base, params=merged_params(base.params, deltas))
+    released = released_model(config, task, base, deltas)
     models = {"base": base, "released": released} if compared else {"released": released}
     plain = {name: _forget(task, lm, config) for name, lm in models.items()}
     prompts, shots = _prompts(config, task, models, plain, note)
@@ -112,12 +112,9 @@ def attack(
 
 def was_attacked(folder: Path, steps: Sequence[int]) -> bool:
     """Whether the selected model of a run was attacked, with these steps of relearning."""
-    path = folder / "attacks.json"
-    if not path.exists():
-        return False
-    found = json.loads(path.read_text(encoding="utf-8"))
-    selected = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["selected_round"]
-    return bool(found["round"] == selected and found["relearn"]["steps"] == list(steps))
+    found = read_json(folder / "attacks.json")
+    selected = read_json(folder / "summary.json")["selected_round"]
+    return bool(found and found["round"] == selected and found["relearn"]["steps"] == list(steps))
 
 
 def check_steps(steps: Sequence[int], what: str = "steps") -> None:
@@ -130,8 +127,7 @@ def _check_finished(folder: Path, number: int) -> None:
     """Refuses a round that released nothing, or is not measured yet."""
     if number == 0:
         raise ValueError(f"round 0 of {folder} is the base model, from which nothing was released: name another round")
-    path = folder / "summary.json"
-    rounds = json.loads(path.read_text(encoding="utf-8"))["rounds"] if path.exists() else []
+    rounds = read_json(folder / "summary.json").get("rounds", [])
     if not any(entry["round"] == number and entry.get("metrics") for entry in rounds):
         raise ValueError(f"round {number} of {folder} is not finished: resume the run first")
 
@@ -187,7 +183,9 @@ def _relearn(
     section = own.model_copy(update={"steps": steps[-1], "learning_rate": rate})
     curves: dict[str, list[float]] = {}
     for name, lm in models.items():
-        measured = {0: plain[name]} | _continue_training(config, task, lm, rows, section, steps, name, note)
+        open_lm = dataclasses.replace(lm, decode=None)  # who trains the weights leaves behind what watches the answers
+        start = plain[name] if lm.decode is None else _forget(task, open_lm, config)
+        measured = {0: start} | _continue_training(config, task, open_lm, rows, section, steps, name, note)
         points = [measured[step].metrics for step in steps]
         key, degenerate = ("forget", "degenerate") if name == "released" else ("base", "degenerate_base")
         curves[key] = [point[task.forget_metric] for point in points]

@@ -50,12 +50,17 @@ def true_examples(config: RunConfig, task: Task) -> list[Example]:
 def train_stage(
     context: Context, round: int, deltas: Adapter | None, revealed: list[Revealed], earlier: Sequence[Adapter] = ()
 ) -> Stage:
-    """The adapter that the baseline's loss trains, or of ext_sub both experts; a baseline has no earlier rounds."""
+    """The adapter that the baseline's loss trains, or of ext_sub both experts, or of alu_like one that nothing trains.
+
+    A baseline has no earlier rounds.
+    """
     release, model_config = context.config.release, context.base.config
     section, mode = release.baseline, context.config.parallel.mode
-    params = context.model(deltas).params
-    forget = training_rows(context, round, revealed)
     adapter = new_adapter(context, "forget", round)
+    forget = training_rows(context, round, revealed)
+    if forget is None:
+        return Stage({"forget": adapter}, {"loss": {}})
+    params = context.model(deltas).params
     seed = derive_seed(context.config.seed, "release/batches", round)
 
     def log(step: int, values: dict[str, float]) -> None:
@@ -99,7 +104,7 @@ def train_stage(
     )
     context.log(round, "train", release.train.steps, {f"loss/{name}": value for name, value in loss.items()})
     meta: dict[str, Any] = {"loss": loss}
-    if release.given_true_data:
+    if release.forget_data == "true":
         meta["given"] = len(true_examples(context.config, context.task))
     return Stage(dict(trained), meta)
 
@@ -125,7 +130,8 @@ def compose_stage(
         repaired = add(composed(strength), scale_adapter(healed, eta_retain * context.scale))
         return {"deltas": repaired, "repair": healed}, overlaps(trained.arrays["forget"], healed)
 
-    return choose_strength(context, round, deltas, base_metrics, build)
+    grid = [0.0] if release.method == "alu_like" else release.eta.forget
+    return choose_strength(context, round, deltas, base_metrics, build, grid)
 
 
 def measure_stage(
@@ -138,9 +144,12 @@ def measure_stage(
 STAGES = train_stage, compose_stage, measure_stage
 
 
-def training_rows(context: Context, round: int, revealed: list[Revealed]) -> Packed:
-    """The forget data: true examples under their own prompts, or what was revealed under those of `release.pairing`."""
+def training_rows(context: Context, round: int, revealed: list[Revealed]) -> Packed | None:
+    """The forget data: true examples under their own prompts, or what was revealed under those of `release.pairing`;
+    None for a method that learns from neither."""
     release = context.config.release
-    if release.given_true_data:
+    if release.forget_data == "none":
+        return None
+    if release.forget_data == "true":
         return pack(context, true_examples(context.config, context.task), release.train)
     return forget_rows(context, round, revealed, release.pairing)

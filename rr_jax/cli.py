@@ -152,11 +152,10 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """All metrics of any round's model on test data; with --attacks, what comes back when it is attacked."""
-    import dataclasses
     import json
 
-    from rr_jax.release.compose import merged_params
     from rr_jax.rounds import load_deltas, load_model
+    from rr_jax.stages import released_model
     from rr_jax.tasks.registry import make_task
 
     if attacks:
@@ -174,7 +173,7 @@ def evaluate(
             display(f"round {number}: measuring {what} on test data", 0, 1)
 
         task = make_task(config.task, base.tokenizer, config.seed)
-        lm = dataclasses.replace(base, params=merged_params(base.params, deltas))
+        lm = released_model(config, task, base, deltas)
         result = task.evaluate(lm, "test", config.evaluate.test, base=base, progress=note)
     console.print(json.dumps({"round": number, "metrics": result.metrics}, indent=2))
 
@@ -240,6 +239,7 @@ def export(
     from rr_jax.lora.peft import save_peft
     from rr_jax.models.hub import model_folder, read_config, save
     from rr_jax.rounds import load_deltas, load_round, model_source
+    from rr_jax.runfolder import read_run
 
     if to not in ("merged", "adapter"):
         raise ValueError(f"--to is {to!r}, expected 'merged' or 'adapter'")
@@ -248,6 +248,8 @@ def export(
         raise ValueError(f"{blocking} is a file; expected a folder to write to that is new or empty")
     if target.is_dir() and any(target.iterdir()):
         raise ValueError(f"{target} is not an empty folder; a model is only written to a new one")
+    if read_run(folder).release.method == "alu_like":
+        raise ValueError(f"{folder} changed no weights (release.method is 'alu_like'): there is nothing to export")
     if to == "merged":
         lm, _, number = load_round(folder, round)
         save(lm, target)

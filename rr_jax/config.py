@@ -230,7 +230,7 @@ class EtaConfig(Section):
 
 
 Method = Literal[
-    "reveal_and_release", "gradient_ascent", "grad_diff", "npo", "simnpo", "task_vector", "ext_sub"
+    "reveal_and_release", "gradient_ascent", "grad_diff", "npo", "simnpo", "task_vector", "ext_sub", "alu_like"
 ]  # fmt: skip
 
 
@@ -240,6 +240,7 @@ class BaselineConfig(Section):
     Baselines train an adapter of the sections `adapter` and `train` and take its strength from `eta.forget` by the same
     rule: the loss of gradient_ascent, grad_diff, npo and simnpo already forgets, so their adapter is added (1.0 is the
     method as published); task_vector subtracts an adapter trained on the forget data; of ext_sub the strength is alpha.
+    alu_like is given no data and trains nothing: it watches the answers of the model as it is, at no strength.
     """
 
     forget_data: Literal["true", "revealed"] = "true"  # the task's own forget data, or what a reveal stage collects
@@ -272,9 +273,11 @@ class ReleaseConfig(Section):
         return self.method != "reveal_and_release"
 
     @property
-    def given_true_data(self) -> bool:
-        """Whether the method is given the data to forget, and so reveals nothing."""
-        return self.is_baseline and self.baseline.forget_data == "true"
+    def forget_data(self) -> Literal["true", "revealed", "none"]:
+        """What the method learns the target from: the data itself, which it is given, or what a reveal stage collects."""
+        if self.method == "alu_like":
+            return "none"
+        return self.baseline.forget_data if self.is_baseline else "revealed"
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "ReleaseConfig":
@@ -282,6 +285,11 @@ class ReleaseConfig(Section):
             raise ValueError(
                 f"retain.place is {self.retain.place!r}, but method {self.method!r} trains no retain adapter beside "
                 "the forget one, expected 'none' or 'after'"
+            )
+        if self.method == "alu_like" and self.retain.place != "none":
+            raise ValueError(
+                f"retain.place is {self.retain.place!r}, but alu_like changes no weights that could be repaired, expected "
+                "'none'"
             )
         if self.retain.place in ("anchor", "none") and self.eta.retain != [1.0]:
             raise ValueError(
@@ -343,8 +351,6 @@ class RunConfig(Section):
             raise ValueError(
                 f"rounds is {self.rounds}, but release.method {self.release.method!r} has one: give rounds=1"
             )
-        if self.release.given_true_data and self.until == "reveal":
-            raise ValueError(
-                f"until is 'reveal', but release.method {self.release.method!r} is given data and reveals none"
-            )
+        if self.release.forget_data != "revealed" and self.until == "reveal":
+            raise ValueError(f"until is 'reveal', but release.method {self.release.method!r} reveals nothing")
         return self

@@ -192,7 +192,7 @@ def compose_stage(
         whole = composed(eta_forget, eta_retain, (healed, eta_retain))
         return {"deltas": whole, "repair": healed}, overlaps(forget, healed)
 
-    return choose_strength(context, round, deltas, base_metrics, build)
+    return choose_strength(context, round, deltas, base_metrics, build, context.config.release.eta.forget)
 
 
 def choose_strength(
@@ -201,6 +201,7 @@ def choose_strength(
     deltas: Adapter | None,
     base_metrics: dict[str, float],
     build: Callable[[float, float], tuple[Tree, dict[str, Any]]],
+    grid: Sequence[float],
 ) -> Stage:
     """Goes up the grid of strengths on validation data and chooses a pair by the rule of the configuration.
 
@@ -212,7 +213,7 @@ def choose_strength(
     added_strengths = [0.0] if config.release.retain.place in ("anchor", "none") else sorted(eta.retain)
     points: list[Point] = []
     outcomes: list[tuple[Tree, dict[str, float], dict[str, Any]]] = []
-    for eta_forget in sorted(eta.forget):
+    for eta_forget in sorted(grid):
         for eta_retain in added_strengths:
             arrays, said = build(eta_forget, eta_retain)
             name = f"eta {eta_forget:g}" + (f" and {eta_retain:g}" if len(added_strengths) > 1 else "")
@@ -313,18 +314,20 @@ def measure_stage(
 
 
 def measure_on(
-    context: Context, round: int, deltas: Adapter | None, rows: Packed, base_metrics: dict[str, float]
+    context: Context, round: int, deltas: Adapter | None, rows: Packed | None, base_metrics: dict[str, float]
 ) -> Stage:
-    """The model of the round on test data, and its loss on the rows that the forget adapter was trained on."""
+    """The model of the round on test data, and its loss on the rows that the forget adapter was trained on, if any."""
     metrics, samples = measure(context, deltas, "test", f"round {round}")
     write_lines(context.folder / "samples" / f"round_{round:02d}.jsonl", samples)
-    loss = mean_nll(context.model(deltas).params, rows, context.base.config)
+    loss = {}
+    if rows is not None:
+        loss["training_prompt_subtracted"] = mean_nll(context.model(deltas).params, rows, context.base.config)
     context.log(round, "measure", 0, metrics)
     return Stage(
         {},
         {
             "metrics": metrics,
             "retention": retention(context.task, metrics, base_metrics),
-            "training_prompt_subtracted": loss,
+            "loss": loss,
         },
     )

@@ -15,7 +15,7 @@ from rr_jax.checkpoint import STAGES, stage_number
 from rr_jax.config import RunConfig
 from rr_jax.config_file import plain
 from rr_jax.lora.orthogonality import PENALTIES
-from rr_jax.runfolder import read_lines, read_run, write_json, write_lines
+from rr_jax.runfolder import read_json, read_lines, read_run, write_json, write_lines
 
 # What a stage of the first round, and all that it builds on, does NOT read. Said this way round so that a new key counts
 # as read, and costs time rather than exactness, until somebody looks.
@@ -44,7 +44,7 @@ def needed_stages(config: RunConfig) -> list[str]:
     """The stages up to the end of the first round that a run computes and saves, in order."""
     if config.until == "reveal":
         return ["reveal"] if config.privacy.keep_revealed == "text" else []
-    reveals = not config.release.given_true_data and config.privacy.keep_revealed == "text"
+    reveals = config.release.forget_data == "revealed" and config.privacy.keep_revealed == "text"
     return ["base", *(stage for stage in STAGES if stage != "reveal" or reveals)]
 
 
@@ -115,7 +115,7 @@ def _has(sibling: Path, stage: str, key: str) -> bool:
 
 def _made_alike(one: Path, other: Path) -> bool:
     """Whether both runs were begun with the same versions on the same devices."""
-    left, right = (json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for folder in (one, other))
+    left, right = (read_json(folder / "manifest.json") for folder in (one, other))
     return all(left[name] == right[name] for name in ("versions", "devices"))
 
 
@@ -130,7 +130,7 @@ def _take(stage: str, source: Path, folder: Path, scratch: Path) -> None:
     of_stage = [line for line in read_lines(source / "metrics.jsonl") if _is_of(line, round, stage)]
     others = [line for line in read_lines(folder / "metrics.jsonl") if not _is_of(line, round, stage)]
     write_lines(folder / "metrics.jsonl", others + of_stage)
-    there, here = (json.loads((path / "manifest.json").read_text(encoding="utf-8")) for path in (source, folder))
+    there, here = (read_json(path / "manifest.json") for path in (source, folder))
     name = f"round {round}, {stage}"
     for entry, value in (
         ("seconds", there.get("seconds", {}).get(name)),  # what it took there, so that runs can be compared

@@ -5,8 +5,6 @@ weights are read once and never change; what goes from round to round is the del
 """
 
 import contextlib
-import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,14 +22,14 @@ from rr_jax.data.sources import text_hash
 from rr_jax.models.encoder_hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
 from rr_jax.models.transformer import Adapter
-from rr_jax.release.compose import RULES, merged_params
+from rr_jax.release.compose import RULES
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.release_stages import ANGLES, compose_stage, measure_stage, train_stage
 from rr_jax.reporting.page import write_report
 from rr_jax.reuse import borrow
 from rr_jax.reveal.recall import recall
-from rr_jax.runfolder import MetricsLog, check_config, note_seconds, read_run, start_folder, write_json
-from rr_jax.stages import Context, base_stage, reveal_stage
+from rr_jax.runfolder import MetricsLog, check_config, note_seconds, read_json, read_run, start_folder, write_json
+from rr_jax.stages import Context, base_stage, released_model, reveal_stage
 from rr_jax.tasks.base import Revealed, Task
 from rr_jax.tasks.registry import make_task
 from rr_jax.testbed import BASE
@@ -109,7 +107,7 @@ def open_run(
     check_run(config, task, lm, proposer)
     retain = task.retain_examples(config.release.retain.examples, config.seed)
     data = {"retain": retain}
-    if config.release.given_true_data:
+    if config.release.forget_data == "true":
         data["forget"] = baseline_stages.true_examples(config, task)
     start_folder(folder, config, {name: text_hash([e.prompt + e.response for e in data[name]]) for name in data})
     borrow(folder, config, siblings)
@@ -154,7 +152,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
     config, task = context.config, context.task
     stage = saved_or_computed(context, checkpoints)
     studied = config.until == "reveal"
-    reveals = not config.release.given_true_data
+    reveals = config.release.forget_data == "revealed"
     ours = train_stage, compose_stage, measure_stage
     train, compose, measure = baseline_stages.STAGES if config.release.is_baseline else ours
     base = {"test": {}, "validation": {}} if studied else stage(0, "base", partial(base_stage, context)).meta
@@ -162,7 +160,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         "task": task.name,
         "seed": config.seed,
         "method": config.release.method,
-        "forget_data": "revealed" if reveals else "true",
+        "forget_data": config.release.forget_data,
         "forget_metric": task.forget_metric,
         "utility_metrics": task.utility_metrics,
         "rule": config.release.eta.rule,
@@ -230,7 +228,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             "base_retain_nll": composed.meta["base_retain_nll"],
             "validation": composed.meta["validation"],
         }
-        if not reveals:
+        if "given" in trained.meta:
             entry["given"] = trained.meta["given"]
         # of the forget adapter with the retain adapter that repaired it, or else with the one trained beside it
         both = trained.meta | composed.meta
@@ -253,7 +251,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         entry |= {
             "metrics": measured.meta["metrics"],
             "retention": measured.meta["retention"],
-            "loss": trained.meta["loss"] | {"training_prompt_subtracted": measured.meta["training_prompt_subtracted"]},
+            "loss": trained.meta["loss"] | measured.meta["loss"],
         }
         summary["rounds"].append(entry)
         value = composed.meta["validation"][task.forget_metric]
@@ -312,7 +310,7 @@ def load_round(
     """
     deltas, config, round = load_deltas(Path(folder), round)
     lm = load_model(config, progress)
-    return dataclasses.replace(lm, params=merged_params(lm.params, deltas)), config, round
+    return released_model(config, make_task(config.task, lm.tokenizer, config.seed), lm, deltas), config, round
 
 
 def load_deltas(folder: Path, round: int | None = None) -> tuple[Adapter | None, RunConfig, int]:
@@ -328,7 +326,7 @@ def load_deltas(folder: Path, round: int | None = None) -> tuple[Adapter | None,
         summary = folder / "summary.json"
         if not summary.exists():
             raise ValueError(f"{folder} has no summary.json yet: name a round, or finish the run first")
-        round = int(json.loads(summary.read_text(encoding="utf-8"))["selected_round"])
+        round = int(read_json(summary)["selected_round"])
     if round == 0:
         return None, config, 0
     checkpoints = Checkpoints(folder / "checkpoints")

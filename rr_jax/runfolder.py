@@ -36,6 +36,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is no file.
+
+    Raises:
+      ValueError: names the file, when it holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: is not valid JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Replaces a JSON-lines file as a whole."""
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
@@ -125,7 +140,7 @@ def manifest(config: RunConfig, data_hashes: dict[str, str]) -> dict[str, Any]:
 
 def note_seconds(folder: Path, name: str, seconds: float) -> None:
     """Adds the time of a stage to the manifest: times are no results and stay out of the summary."""
-    found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    found = read_json(folder / "manifest.json")
     found["seconds"] = found.get("seconds", {}) | {name: round(seconds, 2)}
     write_json(folder / "manifest.json", found)
 

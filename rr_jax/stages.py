@@ -15,6 +15,7 @@ from rr_jax.config import RunConfig
 from rr_jax.models.encoder_hub import Encoder
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.transformer import Adapter
+from rr_jax.release.alu import Watcher, watched
 from rr_jax.release.compose import merged_params
 from rr_jax.reveal.candidates import make_candidates
 from rr_jax.reveal.collect import collect
@@ -44,17 +45,25 @@ class Context:
         return self.config.release.adapter.alpha / self.config.release.adapter.rank
 
     def model(self, deltas: Adapter | None) -> LanguageModel:
-        """W0 + deltas."""
-        return dataclasses.replace(self.base, params=merged_params(self.base.params, deltas))
+        """`released_model` of this run."""
+        return released_model(self.config, self.task, self.base, deltas)
+
+
+def released_model(config: RunConfig, task: Task, base: LanguageModel, deltas: Adapter | None) -> LanguageModel:
+    """W0 + deltas, as a run answers with it: its answers are watched where that is the method; None is the base model."""
+    lm = dataclasses.replace(base, params=merged_params(base.params, deltas))
+    return watched(task, lm) if config.release.method == "alu_like" and deltas is not None else lm
 
 
 def measure(context: Context, deltas: Adapter | None, split: Split, note: str) -> tuple[dict[str, float], list[Any]]:
     """Metrics and samples of W0 + deltas on a split."""
     size = context.config.evaluate.test if split == "test" else context.config.evaluate.validation
     context.progress(f"{note}: measuring on {split} data", 0, 1)
-    result = context.task.evaluate(context.model(deltas), split, size, base=context.base)
+    model = context.model(deltas)
+    result = context.task.evaluate(model, split, size, base=context.base)
     context.progress(f"{note}: measuring on {split} data", 1, 1)
-    return result.metrics, result.samples
+    cost = model.decode.cost() if isinstance(model.decode, Watcher) else {}
+    return result.metrics | cost, result.samples
 
 
 def base_stage(context: Context) -> Stage:

@@ -63,16 +63,18 @@ def draw_surface(
 
     Raises:
       ValueError: the folder is no run, the round is not there or the base model, a grid is not as described, the method
-        is ext_sub (whose strength 0 is not the model before), or the revealed texts were not kept.
+        is ext_sub or alu_like (whose strength 0 is not the model before), or the revealed texts were not kept.
     """
     note = progress or (lambda what, done, of: None)
     after, config, number = load_deltas(folder, round)
     if number == 0:
         raise ValueError(f"round 0 of {folder} is the base model, which has no adapters to scale: name another round")
-    if config.release.method == "ext_sub":
-        raise ValueError(
-            "release.method is 'ext_sub', whose strength 0 is its expert and not the model before the round"
-        )
+    without = {
+        "ext_sub": "whose strength 0 is its expert and not the model before the round",
+        "alu_like": "which changes no weights and has no strength",
+    }
+    if config.release.method in without:
+        raise ValueError(f"release.method is {config.release.method!r}, {without[config.release.method]}")
     before, _, _ = load_deltas(folder, number - 1)
     trained, composed, revealed = _stages(folder, config, number)
     forget, retain = _changes(config, trained, composed)
@@ -129,7 +131,7 @@ def _stages(folder: Path, config: RunConfig, number: int) -> tuple[Stage, Stage,
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         trained, composed = (checkpoints.restore(stage_number(number, name)) for name in ("train", "compose"))
-        if config.release.given_true_data:
+        if config.release.forget_data == "true":
             return trained, composed, []
         saved = set(checkpoints.saved())
         searched = [r for r in range(1, number + 1) if stage_number(r, "reveal") in saved]
@@ -186,12 +188,14 @@ def _grids(
 def _forget_rows(context: Context, number: int, revealed: list[Revealed]) -> Packed:
     """The rows that the forget adapter of the round was trained on."""
     if context.config.release.is_baseline:
-        return baseline_stages.training_rows(context, number, revealed)
+        rows = baseline_stages.training_rows(context, number, revealed)
+        assert rows is not None  # of alu_like, which has been refused
+        return rows
     return forget_rows(context, number, revealed, context.config.release.pairing)
 
 
 def _source(config: RunConfig) -> str:
-    return "true forget data" if config.release.given_true_data else f"revealed, pairing {config.release.pairing}"
+    return "true forget data" if config.release.forget_data == "true" else f"revealed, pairing {config.release.pairing}"
 
 
 def _count(packed: Packed) -> int:

@@ -12,10 +12,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rr_jax import attacks, rounds
+from rr_jax import attacks, cli, rounds
 from rr_jax.config_file import parse_config
 from rr_jax.evaluate.quantize import quantize_params
 from rr_jax.models.hub import save
+from rr_jax.release import alu
+from rr_jax.surface import draw_surface
 from rr_jax.tasks.registry import make_task
 from tests import tiny
 
@@ -127,6 +129,42 @@ def test_true_examples_train_both_models_alike_and_are_all_that_does(made, monke
     for tokens, segments in zip(rows.tokens, rows.segment_ids, strict=True):
         for segment in range(1, segments.max() + 1):
             assert "q" in decode(tokens[segments == segment])
+
+
+def test_a_watched_model_answers_without_the_target_and_weights_leave_the_watcher_behind(
+    made, found, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(alu, "REFUSAL", "a1 b2 c3")  # words that this model has
+    config = made[1] | {"out": str(tmp_path / "run")}
+    release = config["release"] | {"method": "alu_like", "retain": {"place": "none", "examples": 4}}
+    summary = rounds.run(parse_config(config | {"release": release}))
+    assert (summary["method"], summary["forget_data"], summary["selected_round"]) == ("alu_like", "none", 1)
+    (entry,) = summary["rounds"]
+    assert summary["base"]["mention_rate"] > 0.2 and entry["metrics"]["mention_rate"] == 0.0
+    assert entry["retention"] == {"retain_perplexity": 1.0} and entry["eta_forget"] == 0.0
+    assert entry["metrics"]["calls_per_answer"] > 1.5 and entry["metrics"]["refused"] >= 0.0
+    assert entry["search"] == [] and "given" not in entry and entry["loss"] == {}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "alu like, which trains nothing and watches the answers" in page and "nothing was learnt or applied" in page
+    lm, *_ = rounds.load_round(tmp_path / "run")
+    base, *_ = rounds.load_round(tmp_path / "run", 0)
+    assert base.decode is None and lm.decode is not None
+    np.testing.assert_array_equal(lm.params["layers"]["q"], base.params["layers"]["q"])
+
+    attacked = attacks.attack(tmp_path / "run", 1, steps=STEPS, examples=8)
+    for way, line in attacked["prompts"].items():
+        assert line["base"] == found["prompts"][way]["base"] and line["released"] == 0.0, way
+    assert attacked["relearn"]["forget"] == attacked["relearn"]["base"] == found["relearn"]["base"]
+    assert attacked["quantize"]["4"]["mention_rate"] == 0.0  # rounding does not take it away
+
+    with pytest.raises(ValueError, match="which changes no weights and has no strength"):
+        draw_surface(tmp_path / "run")
+    for to in ("merged", "adapter"):
+        with pytest.raises(ValueError, match="changed no weights .* there is nothing to export"):
+            cli.export(tmp_path / "run", tmp_path / "out", to=to)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="retain.place is 'after', but alu_like changes no weights"):
+        parse_config(config | {"release": release | {"retain": {"place": "after"}}})
 
 
 def test_what_cannot_be_attacked_is_refused(made, tmp_path):

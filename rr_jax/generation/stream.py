@@ -9,7 +9,7 @@ import numpy as np
 from rr_jax.generation.loop import advance, start
 from rr_jax.generation.prompts import bucket, encode_prompts, prompt_batches
 from rr_jax.generation.sampling import make_sampling
-from rr_jax.generation.text import check_room, end_tokens, row_keys
+from rr_jax.generation.text import check_room, end_tokens, generate, row_keys
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import stream
 
@@ -34,6 +34,12 @@ def stream_text(
     Raises:
       ValueError: as `generate`.
     """
+    if lm.decode is not None:  # decides about a whole answer
+        yield from generate(
+            lm, [prompt], max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+            first_index=index,
+        )  # fmt: skip
+        return
     encoded = encode_prompts(lm.tokenizer, [prompt], chat=lm.chat)
     check_room(lm, encoded, max_new_tokens)
     sampling, ends = make_sampling(temperature, top_k, top_p), end_tokens(lm)

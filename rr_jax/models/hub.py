@@ -108,7 +108,8 @@ def save(
       max_shard_bytes: weights beyond this go to further files, with an index. One tensor is never split.
 
     Raises:
-      ValueError: the folder holds something, the model has adapters, or the parameters are not those of the config.
+      ValueError: the folder holds something, the model has adapters or decodes in a way of its own, or the parameters
+        are not those of the config.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -117,6 +118,8 @@ def save(
         raise ValueError(f"{folder} exists and is not an empty folder; a model is only written to a new one")
     if lm.adapters is not None:
         raise ValueError("the model has adapters that are not merged into its weights, expected it to have none")
+    if lm.decode is not None:
+        raise ValueError("the model is its weights and something that watches its answers, which no folder can hold")
     _check_params(lm)
     name = dtype or str(lm.params["embed"].dtype)
     pad = getattr(lm.tokenizer, "pad_token_id", None)

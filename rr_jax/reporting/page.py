@@ -5,7 +5,6 @@ written by a model: everything is escaped. Claims are worded as what was measure
 protocol, and the page says beside it what was not tested. This module must never run a model or change a number.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 
 from rr_jax.reporting.attacks import ATTACKS, attacks_view
 from rr_jax.reporting.rounds import measured, progress_plots, recall_plots, recall_view, round_view
-from rr_jax.runfolder import read_lines, write_text
+from rr_jax.runfolder import read_json, read_lines, write_text
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SAMPLES_OF_FORGET, SAMPLES_OF_UTILITY = 6, 2
@@ -71,10 +70,10 @@ def write_report(folder: Path) -> Path:
     path = folder / "summary.json"
     if not path.exists():
         raise ValueError(f"{folder} has no summary.json yet: finish a round first")
-    summary = _json_of(path)
+    summary = read_json(path)
     config = _text_of(folder / "config.yaml")
     manifest = _text_of(folder / "manifest.json")
-    attacks = attacks_view(summary.get("attacks") or _json_of(folder / "attacks.json"), summary)
+    attacks = attacks_view(summary.get("attacks") or read_json(folder / "attacks.json"), summary)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -104,17 +103,6 @@ def write_report(folder: Path) -> Path:
 
 def _text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def _json_of(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file."""
-    try:
-        found = json.loads(_text_of(path) or "{}")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: is not valid JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found
 
 
 def _target(summary: Summary, config: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ with jobs several runs go on at a time (`jobs`). Knows configurations and summar
 """
 
 import itertools
-import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from rr_jax.config import RunConfig, Section, Seed
 from rr_jax.config_errors import explain
 from rr_jax.config_file import load_config, read_yaml, set_value
 from rr_jax.reuse import needed_stages, stage_key, stage_path
-from rr_jax.runfolder import check_config, write_json, write_text
+from rr_jax.runfolder import check_config, read_json, write_json, write_text
 from rr_jax.sweeps.figures import write_figures
 from rr_jax.sweeps.jobs import Job, run_job, run_jobs
 from rr_jax.sweeps.stacked import stacks, train_together
@@ -173,7 +172,7 @@ def run_sweep(
             rows.append(row | {"failed": failures[number]})
             continue
         folder = Path(cell.config.out)
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(folder / "summary.json")
         rows.append(
             row | metrics_of(summary) | (resistance(folder, summary) if steps else {}) | {"seconds": _seconds(folder)}
         )
@@ -269,7 +268,7 @@ def metrics_of(summary: dict[str, Any]) -> Row:
 def resistance(folder: Path, summary: dict[str, Any]) -> Row:
     """What attacks bring back of a run's model, as shares of the base's forget metric: after each number of steps, and
     by the way of asking that brings back most."""
-    found, before = _json_of(folder / "attacks.json"), summary["base"][summary["forget_metric"]]
+    found, before = read_json(folder / "attacks.json"), summary["base"][summary["forget_metric"]]
     share = [value / before if before else 0.0 for value in found["relearn"]["forget"]]
     steps = found["relearn"]["steps"]
     asked = [line["released"] for way, line in found["prompts"].items() if way != "as_measured"]
@@ -310,7 +309,7 @@ def interference_of(entry: dict[str, Any], base_forget: float, target: float = 0
 
 def _seconds(folder: Path) -> float:
     """Time of a run's stages but the base model's measurement, as its manifest has it."""
-    spent: dict[str, float] = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("seconds", {})
+    spent: dict[str, float] = read_json(folder / "manifest.json").get("seconds", {})
     return sum(value for stage, value in spent.items() if not stage.endswith(", base"))
 
 
@@ -322,15 +321,9 @@ def search_curve(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 def _finished(folder: Path, steps: Sequence[int]) -> bool:
     """Whether a run is complete and, if there are steps, was attacked with them."""
-    if _json_of(folder / "summary.json").get("status") != "complete":
+    if read_json(folder / "summary.json").get("status") != "complete":
         return False
     return not steps or was_attacked(folder, steps)
-
-
-def _json_of(path: Path) -> dict[str, Any]:
-    """What a file holds; nothing if it is not there."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
 
 
 def _spent_at_once(config: RunConfig) -> bool:

@@ -1,0 +1,101 @@
+"""A baseline that changes no weight: every answer is watched, and one that belongs to the target is not given.
+
+After "Agents Are All You Need for LLM Unlearning" (ALU, Sanyal and Mandal, COLM 2025): a critic rates rewritten answers
+from 1 to 5, the best few are kept, and where those are too bad on average a refusal is given. Like it, not it: the roles
+there are played by a large model, which a small one cannot do. Here the task's own oracle is the critic, a rewrite is
+another draw of the same model, and the best rewrite is taken as it is, not merged with others.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rr_jax.generation.loop import Generated, generate_tokens
+from rr_jax.generation.sampling import Sampling, make_sampling
+from rr_jax.models.config import ModelConfig
+from rr_jax.models.hub import LanguageModel
+from rr_jax.models.transformer import Params
+from rr_jax.tasks.base import Reading, Task
+
+REWRITES, KEPT, LEAST = 5, 3, 4.0  # ALU's: answers drawn anew, the best of them looked at, and their least mean rating
+REFUSAL = " I cannot say."
+
+
+def watched(task: Task, lm: LanguageModel) -> LanguageModel:
+    """The same weights, behind a watcher that knows the target by the task's oracle."""
+    return dataclasses.replace(lm, decode=Watcher(task, lm.tokenizer))
+
+
+@dataclasses.dataclass
+class Watcher:
+    """Called as `generation.loop.generate_tokens`; counts what it costs.
+
+    What a row ends as depends on its own prompt and key alone, as without a watcher.
+    """
+
+    task: Task
+    tokenizer: Any
+    answers: int = 0
+    calls: int = 0  # generations, first ones and rewrites
+    refusals: int = 0
+
+    def __call__(
+        self,
+        params: Params,
+        tokens: Any,
+        mask: Any,
+        keys: jax.Array,
+        config: ModelConfig,
+        sampling: Sampling,
+        **asked: Any,
+    ) -> Generated:
+        """Answers of the batch, none of which the oracle takes for the target's."""
+
+        def draw(keys: jax.Array, sampling: Sampling) -> Generated:
+            drawn: Generated = jax.device_get(generate_tokens(params, tokens, mask, keys, config, sampling, **asked))
+            return drawn
+
+        answers = draw(keys, sampling)
+        prompts = {int(row): self._text(tokens[row][mask[row]]) for row in np.flatnonzero(mask.any(1))}
+        caught = [row for row, prompt in prompts.items() if self._rating(prompt, answers, row) < LEAST]
+        self.answers += len(prompts)
+        self.calls += len(prompts) + REWRITES * len(caught)
+        if not caught:
+            return answers
+        rewrites = [draw(_anew(keys, number), make_sampling(1.0)) for number in range(REWRITES)]
+        given = jax.tree.map(np.array, answers)
+        for row in caught:
+            ratings = [self._rating(prompts[row], rewrite, row) for rewrite in rewrites]
+            if np.mean(sorted(ratings)[-KEPT:]) >= LEAST:
+                best = rewrites[int(np.argmax(ratings))]
+                given.tokens[row], given.lengths[row] = best.tokens[row], best.lengths[row]
+                given.finished[row] = best.finished[row]
+            else:
+                self.refusals += 1
+                said = self.tokenizer(REFUSAL, add_special_tokens=False)["input_ids"][: int(asked["limit"])]
+                given.tokens[row] = asked["pad_id"]
+                given.tokens[row, : len(said)], given.lengths[row], given.finished[row] = said, len(said), True
+        return given
+
+    def cost(self) -> dict[str, float]:
+        """Generations for each answer given, and the share of answers that were refused."""
+        asked = max(self.answers, 1)
+        return {"calls_per_answer": self.calls / asked, "refused": self.refusals / asked}
+
+    def _rating(self, prompt: str, answers: Generated, row: int) -> float:
+        """The critic: 5 for an answer that has nothing of the target, 1 for one that is all its or says nothing."""
+        response = self._text(answers.tokens[row, : answers.lengths[row]])
+        return 5.0 - 4.0 * self.task.relevance(Reading(prompt, response)) if response.strip() else 1.0
+
+    def _text(self, ids: Sequence[int] | np.ndarray) -> str:
+        text: str = self.tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True)
+        return text
+
+
+@jax.jit
+def _anew(keys: jax.Array, number: int) -> jax.Array:
+    """[B] keys of a rewrite."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number + 1)
