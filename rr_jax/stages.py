@@ -52,7 +52,7 @@ class Context:
 def released_model(config: RunConfig, task: Task, base: LanguageModel, deltas: Adapter | None) -> LanguageModel:
     """W0 + deltas, as a run answers with it: its answers are watched where that is the method; None is the base model."""
     lm = dataclasses.replace(base, params=merged_params(base.params, deltas))
-    return watched(task, lm) if config.release.method == "alu_like" and deltas is not None else lm
+    return watched(task, lm) if deltas is not None and config.release.method == "alu_like" else lm
 
 
 def measure(context: Context, deltas: Adapter | None, split: Split, note: str) -> tuple[dict[str, float], list[Any]]:
