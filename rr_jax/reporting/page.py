@@ -81,6 +81,7 @@ def write_report(folder: Path) -> Path:
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         summary=summary,
         method=summary.get("method", "reveal_and_release"),
+        forget_data=summary.get("forget_data", "revealed"),
         target=_target(summary, yaml.safe_load(config) or {}),
         headline=_headline(summary),
         claim=_claim(summary, attacks),
