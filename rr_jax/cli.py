@@ -239,7 +239,6 @@ def export(
     from rr_jax.lora.peft import save_peft
     from rr_jax.models.hub import model_folder, read_config, save
     from rr_jax.rounds import load_deltas, load_round, model_source
-    from rr_jax.runfolder import read_run
 
     if to not in ("merged", "adapter"):
         raise ValueError(f"--to is {to!r}, expected 'merged' or 'adapter'")
@@ -248,14 +247,13 @@ def export(
         raise ValueError(f"{blocking} is a file; expected a folder to write to that is new or empty")
     if target.is_dir() and any(target.iterdir()):
         raise ValueError(f"{target} is not an empty folder; a model is only written to a new one")
-    if read_run(folder).release.method == "alu_like":
+    deltas, config, number = load_deltas(folder, round)
+    if config.release.method == "alu_like":
         raise ValueError(f"{folder} changed no weights (release.method is 'alu_like'): there is nothing to export")
     if to == "merged":
-        lm, _, number = load_round(folder, round)
-        save(lm, target)
+        save(load_round(folder, number)[0], target)
         console.print(f"round {number} of {folder} written to {target}")
         return
-    deltas, config, number = load_deltas(folder, round)
     if deltas is None:
         raise ValueError(f"round 0 of {folder} is the base model: there is nothing for an adapter to hold")
     small, error = algebra.compact(deltas)

@@ -198,5 +198,5 @@ def test_what_a_baseline_cannot_do_is_one_line(tmp_path, changes, message):
     assert "\n" not in str(caught.value)
     tree = tiny.run_config(tmp_path / "run", "none", rounds=1, until="reveal")
     tree["release"] |= {"method": "npo", "retain": {"place": "none"}}
-    with pytest.raises(ValueError, match="until is 'reveal', but release.method 'npo' is given data"):
+    with pytest.raises(ValueError, match="until is 'reveal', but release.method 'npo' reveals nothing"):
         parse_config(tree)
