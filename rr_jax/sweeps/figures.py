@@ -67,10 +67,21 @@ def _figure(panels: Sequence[str]) -> tuple[Figure, list[Any]]:
 def _legend(figure: Figure, plots: Sequence[Any]) -> None:
     """One for all panels, below them: what is in one of them may be missing in another."""
     found = {text: handle for plot in plots for handle, text in zip(*plot.get_legend_handles_labels(), strict=True)}
+    columns = _columns([len(text) for text in found], figure.get_figwidth())
     figure.legend(
-        list(found.values()), list(found), loc="outside lower center", ncols=3 * min(len(plots), COLUMNS) - 1,
-        fontsize=8, frameon=False,
-    )  # fmt: skip
+        list(found.values()), list(found), loc="outside lower center", ncols=columns, fontsize=8, frameon=False
+    )
+
+
+def _columns(lengths: Sequence[int], inches: float) -> int:
+    """Into how many columns of a legend texts of so many letters go, so that it is no wider than that."""
+    for columns in range(len(lengths), 1, -1):
+        height, longer = divmod(len(lengths), columns)  # matplotlib makes the first columns longer by one
+        ends = [column * height + min(column, longer) for column in range(columns + 1)]
+        widest = [max(lengths[start:end]) for start, end in itertools.pairwise(ends)]
+        if sum(0.075 * width + 0.65 for width in widest) <= inches:
+            return columns
+    return 1
 
 
 def _curves(curves: Sequence[Curve], axes: Sequence[str], label: str, summarise: Any) -> Figure:
@@ -106,6 +117,7 @@ def _trade_off(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
             plot.errorbar(
                 x, y, np.nan_to_num(dy), np.nan_to_num(dx), mark, color=color, capsize=2, label=" ".join(labels)
             )
+        plot.set_ylim(-0.05, None)  # an interval may reach below, no share does
         plot.set_xlabel("worst retention of a utility metric", fontsize=9)
     plots[0].set_ylabel("forget metric, share of the base's", fontsize=9)
     _legend(figure, plots)
@@ -156,7 +168,7 @@ def _costs(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
 
 
 def _recovery(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
-    """What training on true forget data brings back, by steps: means over seeds, with their range."""
+    """What training on true forget data brings back, by steps: means over seeds, with their range if lines are few."""
     panels, colored = _panels(rows, axes)
     figure, plots = _figure(panels)
     styles = dict(zip(groups(rows, colored), itertools.cycle(STYLES), strict=False))
@@ -167,7 +179,12 @@ def _recovery(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
             lines = np.array([row["attack/forget_share"] for row in group])  # [seeds, measurements]
             steps, label = group[0]["attack/steps"], " ".join(labels)
             plot.plot(steps, lines.mean(0), color=color, linestyle=line, marker=mark, markersize=3, label=label)
-            plot.fill_between(steps, lines.min(0), lines.max(0), color=color, alpha=0.08, linewidth=0)
+            if len(styles) <= len(COLORS):
+                plot.fill_between(steps, lines.min(0), lines.max(0), color=color, alpha=0.08, linewidth=0)
+        plot.set_xscale("symlog", linthresh=2)  # the first steps tell most
+        taken = sorted({step for row in members for step in row["attack/steps"]})
+        plot.set_xticks(taken, taken)
+        plot.minorticks_off()
         plot.set_xlabel("steps of relearning on true forget data", fontsize=9)
         plot.set_ylim(-0.03, None)
     plots[0].set_ylabel("share of the base's forget metric", fontsize=9)

@@ -199,6 +199,26 @@ def test_figures_tell_many_combinations_apart(tmp_path, monkeypatch):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [str(weight) for weight in range(30)]
 
 
+def test_no_name_of_a_legend_is_cut_off_and_recovery_is_marked_at_the_steps_taken(tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(figures, "_save", lambda path, figure: shown.update({path.name: figure}) or path)
+    rows = [
+        {"task": task, "method": f"{'a long name of ' * (place % 3)}method {place}", "seed": seed, "forget_share": 0.1,
+         "worst_retention": 0.9, "attack/steps": [0, 2, 5, 20], "attack/forget_share": [0.0, 0.1 * place, 0.9, 1.0]}
+        for task in "xy" for place in range(14) for seed in range(2)
+    ]  # fmt: skip
+    figures.write_figures(tmp_path, rows, [], ["task", "method"])
+    for figure in shown.values():
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert len(legend.get_texts()) == 14
+    recovery = shown["recovery.png"]
+    assert [text.get_text() for text in recovery.axes[0].get_xticklabels()] == ["0", "2", "5", "20"]
+    np.testing.assert_allclose(recovery.axes[1].lines[3].get_ydata(), [0.0, 0.3, 0.9, 1.0])
+
+
 def test_the_table_of_baselines_compares_like_with_like():
     _, cells = load_sweep(Path(__file__).parents[2] / "configs" / "baselines.yaml")
     methods = {cell.config.release.method for cell in cells}
