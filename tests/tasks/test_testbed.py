@@ -1,10 +1,19 @@
 """What the testbed's tasks give to be kept: training documents, or validation ones that nobody trains on."""
 
+import dataclasses
+
+import jax
 import pytest
 
 from rr_jax.config_file import parse_config
+from rr_jax.generation.points import models_at
+from rr_jax.lora.adapter import init_adapter
+from rr_jax.lora.algebra import scale_adapter
+from rr_jax.models.hub import load
+from rr_jax.release.compose import merged_params
 from rr_jax.tasks.base import Reading
 from rr_jax.tasks.registry import make_task
+from rr_jax.testbed import BASE
 
 
 @pytest.mark.parametrize("section", [{"name": "ner"}, {"name": "toxicity"}, {"name": "code"}], ids=lambda s: s["name"])
@@ -15,3 +24,24 @@ def test_held_out_texts_to_keep_are_others_than_those_trained_on_and_hold_nothin
     assert not {e.prompt + e.response for e in trained} & {e.prompt + e.response for e in held_out}
     assert not any(task.relevance(Reading(e.prompt, e.response)) for e in held_out)
     assert held_out == task.retain_examples(200, 0, "valid") != task.retain_examples(200, 1, "valid")
+
+
+def test_points_of_a_surface_measure_as_their_merged_weights_do():
+    """Greedy and sampled answers and a loss, of a real model that never has the adapter merged into it."""
+    only = frozenset(("entity_f1/person", "toxic_rate/hot", "narrative_perplexity"))
+    lm = load(BASE)
+    task = make_task(parse_config({"task": {"name": "ner"}, "out": "unused"}).task, lm.tokenizer, 0)
+    start = init_adapter(jax.random.key(0), lm.config, 4, ("q", "v", "down"))
+    keys = iter(jax.random.split(jax.random.key(1), len(start)))
+    adapter = {
+        name: {"a": one["a"], "b": 0.05 * jax.random.normal(next(keys), one["b"].shape)} for name, one in start.items()
+    }
+    measured = []
+    points = [[0.0, 0.0], [1.0, 0.0]]
+    for (strength, _), model in zip(points, models_at(lm, points, forget=adapter, retain=None), strict=True):
+        merged = dataclasses.replace(lm, params=merged_params(lm.params, scale_adapter(adapter, strength)))
+        measured.append(task.evaluate(model, "valid", 4, base=lm, only=only))
+        alone = task.evaluate(merged, "valid", 4, base=lm, only=only)
+        assert measured[-1].samples == alone.samples
+        assert measured[-1].metrics == pytest.approx(alone.metrics, rel=1e-4)
+    assert measured[0].samples != measured[1].samples
