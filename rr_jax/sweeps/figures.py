@@ -97,7 +97,7 @@ def _curves(curves: Sequence[Curve], axes: Sequence[str], label: str, summarise:
             spent = group[0]["_spent"][:shortest]
             lines = np.stack([run["_values"][:shortest] for run in group])  # [seeds, evaluations]
             middle, half = np.array([interval(column) for column in lines.T]).T
-            plot.plot(spent, middle, color=color, linestyle=line, linewidth=1.4, label=" ".join(labels))
+            plot.plot(spent, middle, color=color, linestyle=line, linewidth=1.4, label=" · ".join(labels))
             plot.fill_between(spent, middle - half, middle + half, color=color, alpha=0.15, linewidth=0)
         plot.set_xlabel("responses generated", fontsize=9)
     plots[0].set_ylabel(f"{label} (95 % interval)", fontsize=9)
@@ -115,7 +115,7 @@ def _trade_off(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
             color, _, mark = styles[labels]
             (x, dx), (y, dy) = (interval(row[name] for row in group) for name in ("worst_retention", "forget_share"))
             plot.errorbar(
-                x, y, np.nan_to_num(dy), np.nan_to_num(dx), mark, color=color, capsize=2, label=" ".join(labels)
+                x, y, np.nan_to_num(dy), np.nan_to_num(dx), mark, color=color, capsize=2, label=" · ".join(labels)
             )
         plot.set_ylim(-0.05, None)  # an interval may reach below, no share does
         plot.set_xlabel("worst retention of a utility metric", fontsize=9)
@@ -130,7 +130,7 @@ def _interference(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
     figure, plots = _figure(panels)
     for plot, panel in zip(plots, panels, strict=True):
         members = groups([row for row in rows if panel in ("", row[axes[0]])], colored)
-        names = [" ".join(labels) for labels in members]
+        names = [" · ".join(labels) for labels in members]
         for place, group in enumerate(members.values()):
             values = [row["retain_increase"] for row in group if "retain_increase" in row]
             if values:
@@ -156,7 +156,7 @@ def _costs(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
         for labels, group in groups(members, colored).items():
             color, line, _ = styles[labels]
             for number, row in enumerate(group):
-                label = " ".join(labels) if number == 0 else None
+                label = " · ".join(labels) if number == 0 else None
                 x, y = row["curve/forget_share"], row["curve/retain_increase"]
                 plot.plot(x, y, color=color, linestyle=line, linewidth=1, alpha=0.8, label=label)
         plot.axvline(0.1, color="black", linewidth=0.6, linestyle=":")
@@ -177,7 +177,7 @@ def _recovery(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
         for labels, group in groups(members, colored).items():
             color, line, mark = styles[labels]
             lines = np.array([row["attack/forget_share"] for row in group])  # [seeds, measurements]
-            steps, label = group[0]["attack/steps"], " ".join(labels)
+            steps, label = group[0]["attack/steps"], " · ".join(labels)
             plot.plot(steps, lines.mean(0), color=color, linestyle=line, marker=mark, markersize=3, label=label)
             if len(styles) <= len(COLORS):
                 plot.fill_between(steps, lines.min(0), lines.max(0), color=color, alpha=0.08, linewidth=0)
