@@ -37,24 +37,20 @@ def attacks_view(attacks: Mapping[str, Any], summary: Summary) -> dict[str, Any]
     number = attacks.get("round", summary["selected_round"])
     entry = next((e for e in measured(summary) if e["round"] == number), None)
     base, released = {"base model": summary["base"]}, {"as released": entry["metrics"] if entry else {}}
-    tables = []
-    if attacks.get("quantize"):
-        rounded = _by_bits(attacks["quantize"], "released")
-        before = _by_bits(attacks.get("quantize_base") or {}, "base model")
-        title = "Rounded weights: does a coarser model remember?"
-        tables.append((title, _table(base | before | released | rounded, shown)))
-    if attacks.get("prompts"):
-        prompts = attacks["prompts"]
-        by_metric = any(isinstance(values, dict) and set(shown) & set(values) for values in prompts.values())
-        title = "Other prompts: was only the wording forgotten?"
-        tables.append((title, _table(base | released | prompts if by_metric else prompts, shown)))
+    rounded = _by_bits(attacks.get("quantize") or {}, "released")
+    if rounded:
+        rounded = base | _by_bits(attacks.get("quantize_base") or {}, "base model") | released | rounded
+    prompts = attacks.get("prompts") or {}
+    if any(isinstance(values, dict) and set(shown) & set(values) for values in prompts.values()):
+        prompts = base | released | prompts
     return {
         "round": number,
         "tried": tried,
         "protocol": {name.replace("_", " "): value for name, value in (attacks.get("protocol") or {}).items()},
         "curve": plots.recovery(steps, curves, relearn.get("base_forget")) if len(steps) > 1 and curves else None,
         "degenerate": max(degenerate, default=0.0),
-        "tables": [(title, table) for title, table in tables if table["rows"]],
+        "prompts": _table(prompts, shown),
+        "rounded": _table(rounded, shown),
     }
 
 

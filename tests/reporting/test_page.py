@@ -335,7 +335,7 @@ def test_attacks_are_a_curve_and_tables_beside_the_base_and_the_released_model(t
     assert "round &lt;1&gt;" in page
     base, released = ["base model", "0.900", "0.800"], ["as released", "0.100", "0.760"]
     rounded = [["released, 8 bits", "0.125", "0.700"], ["released, 4 bits", "0.375", "0.500"]]
-    assert rows_of(page) == [base, released, *rounded, base, released, ["few shot", "0.625", "\u2013"]]
+    assert rows_of(page) == [base, released, ["few shot", "0.625", "\u2013"], base, released, *rounded]
     assert "Tried below: training on true forget data, rounded weights, other prompts." in page
     assert "reading it out of the weights" in page
 
