@@ -4,13 +4,14 @@ be another configuration.
 Looks at the configuration, the task, the models and their tokenizers; never computes with a model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rr_jax.config import CustomTask, RunConfig
 from rr_jax.config_file import plain
 from rr_jax.generation.prompts import encode_prompts
+from rr_jax.lora.orthogonality import PENALTIES
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import linear_shapes
 from rr_jax.reveal.arms import build_arms
@@ -76,21 +77,29 @@ def _check_constraint(config: RunConfig, lm: LanguageModel) -> None:
                 f"release.orthogonality.{key} is {value!r}, but with release.retain.place 'none' there is no retain "
                 "adapter to be held apart from: expected none, activations or null_space"
             )
-    if apart.memory and (config.rounds == 1 or (apart.penalty == "none" and apart.projection == "none")):
+    of_pairs = apart.penalty in PENALTIES and apart.weight > 0
+    if apart.memory and (config.rounds == 1 or not (of_pairs or apart.projection != "none")):
         raise ValueError(
-            "release.orthogonality.memory holds apart from earlier rounds by the penalty or projection: expected one, "
-            f"and more than {config.rounds} rounds"
+            "release.orthogonality.memory holds apart from earlier rounds by a penalty of two adapters with a weight, or "
+            f"by a projection: expected one (found penalty {apart.penalty!r} with weight {apart.weight:g}, projection "
+            f"{apart.projection!r}) and more than one round (found {config.rounds})"
         )
     looks = apart.penalty == "activations" or apart.projection == "null_space"
-    taken = rank + rank * (config.rounds - 1) * apart.memory
-    taken += apart.directions if looks else rank if apart.projection == "complement" else 0
-    if looks or apart.projection != "none":
-        for name in release.adapter.targets:
-            if taken > shapes[name][0]:
-                raise ValueError(
-                    f"release.orthogonality: rank, directions and memory take {taken} directions of the "
-                    f"{shapes[name][0]} inputs of {name!r}: none would be left"
-                )
+    own = rank + rank * (config.rounds - 1) * apart.memory
+    if looks or apart.projection != "none" or (of_pairs and apart.penalty == "input_angles"):
+        others = apart.directions if looks else rank
+        _check_room(own + others, release.adapter.targets, {name: shape[0] for name, shape in shapes.items()}, "inputs")
+    if of_pairs and apart.penalty == "output_angles":
+        _check_room(own + rank, release.adapter.targets, {name: shape[1] for name, shape in shapes.items()}, "outputs")
+
+
+def _check_room(taken: int, targets: Sequence[str], widths: dict[str, int], side: str) -> None:
+    for name in targets:
+        if taken > widths[name]:
+            raise ValueError(
+                f"release.orthogonality: rank, directions and memory take {taken} directions of the "
+                f"{widths[name]} {side} of {name!r}: none would be left"
+            )
 
 
 def _check_testbed(task: TestbedTask, lm: LanguageModel, model: str) -> None:

@@ -16,7 +16,7 @@ from rr_jax.data.packing import Example, Packed, pack_examples
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.lora.activations import Directions, dominant_directions
 from rr_jax.lora.adapter import init_adapter, scale_adapter
-from rr_jax.lora.algebra import add, merge_error
+from rr_jax.lora.algebra import add, frobenius_norm, merge_error
 from rr_jax.lora.orthogonality import overlap_by_layer, principal_cosines_by_layer, update_cosine_by_layer
 from rr_jax.models.transformer import Adapter, Params
 from rr_jax.random import derive_seed, stream
@@ -71,7 +71,6 @@ class Training:
 
     adapters: dict[str, Adapter]
     data: dict[str, Packed]
-    retain: Packed  # also where no retain adapter is trained: interference is measured on it
     loss: dict[str, float]  # before
     seed: int
     memory: Adapter | None
@@ -131,7 +130,6 @@ def begin_training(
     return Training(
         adapters,
         data,
-        retain,
         loss,
         seed=derive_seed(context.config.seed, "release/batches", round),
         memory=add(*earlier) if release.orthogonality.memory and earlier else None,
@@ -142,22 +140,23 @@ def begin_training(
 def end_training(
     context: Context, round: int, params: Params, training: Training, trained: dict[str, Adapter]
 ) -> Stage:
-    """All of the train stage after the last step."""
+    """All of the train stage after the last step. Interference is measured on texts to keep that no training and no
+    constraint has seen: on those of a constraint it would flatter that constraint."""
     model_config, steps = context.base.config, context.config.release.train.steps
-    adapter, forget, retain = trained["forget"], training.data["forget"], training.retain
+    adapter, forget, kept = trained["forget"], training.data["forget"], held_out_rows(context)
     after = mean_nll(params, forget, model_config, adapters=scale_adapter(adapter, context.scale))
     loss = training.loss | {"training_prompt_after": after}
-    cosine = gradient_cosine(params, adapter, retain, forget, model_config, scale=context.scale)
+    cosine = gradient_cosine(params, adapter, kept, forget, model_config, scale=context.scale)
     interference = {
-        "output_ratio": by_layer(output_ratio(params, adapter, retain, forget, model_config)),
+        "output_ratio": by_layer(output_ratio(params, adapter, kept, forget, model_config)),
         "gradient_cosine": by_layer(cosine),
     }
     values = {f"loss/{name}": value for name, value in loss.items()}
     values |= {f"interference/{name}": float(np.mean([*found.values()])) for name, found in interference.items()}
-    apart = overlaps(adapter, trained["retain"]) if "retain" in trained else {}
-    values |= layer_values({f"interference/{name}": found for name, found in interference.items()} | apart)
+    others = sizes(adapter) | (overlaps(adapter, trained["retain"]) if "retain" in trained else {})
+    values |= layer_values({f"interference/{name}": found for name, found in interference.items()} | others)
     context.log(round, "train", steps, values)
-    return Stage(dict(trained), {"loss": loss, "interference": interference} | apart)
+    return Stage(dict(trained), {"loss": loss, "interference": interference} | others)
 
 
 def _retain_directions(context: Context, params: Params, retain: Packed) -> dict[str, Directions] | None:
@@ -249,12 +248,20 @@ def choose_strength(
     if chosen is None:
         return Stage({} if deltas is None else {"deltas": deltas}, meta | {"validation": None})
     arrays, metrics, said = outcomes[points.index(chosen)]
-    if said:
-        context.log(round, "compose", len(points), layer_values(said))
+    cost = cost_of(chosen, meta["base_retain_nll"], base_metrics[task.forget_metric])
+    values = layer_values(said) | {f"interference/{name}": value for name, value in cost.items()}
     if config.dtype == "bfloat16":
-        lost = merge_error(context.base.params, arrays["deltas"])
-        said = said | {"merge_error": {module: float(by_layer.max()) for module, by_layer in lost.items()}}
-    return Stage(arrays, meta | {"validation": metrics} | said)
+        lost = {name: float(found.max()) for name, found in merge_error(context.base.params, arrays["deltas"]).items()}
+        values |= {f"merge_error/{module}": value for module, value in lost.items()}
+        said = said | {"merge_error": lost}
+    context.log(round, "compose", len(points), values)
+    return Stage(arrays, meta | {"validation": metrics, "cost": cost} | said)
+
+
+def cost_of(point: Point, base_retain_nll: float, base_forget: float) -> dict[str, float]:
+    """What a strength costs of held-out texts to keep, nats a token, also per unit that the forget metric came down."""
+    increase, gone = point.retain_nll - base_retain_nll, base_forget - point.forget
+    return {"retain_loss_increase": increase} | ({"per_forgetting": increase / gone} if gone > 0 else {})
 
 
 def overlaps(forget: Adapter, retain: Adapter) -> dict[str, dict[str, list[float]]]:
@@ -272,6 +279,13 @@ def overlaps(forget: Adapter, retain: Adapter) -> dict[str, dict[str, list[float
     return {name: by_layer(found) for name, found in measures.items()}
 
 
+def sizes(adapter: Adapter) -> dict[str, dict[str, list[float]]]:
+    """Frobenius norms of an adapter's A and of its update A B, {measure: {module: [L]}}: a constraint may shrink what it
+    is meant to turn."""
+    inputs = {name: np.linalg.norm(module["a"], axis=(-2, -1)) for name, module in adapter.items()}
+    return {"norm_a": by_layer(inputs), "norm_update": by_layer(frobenius_norm(adapter))}
+
+
 def layer_values(measures: dict[str, dict[str, list[float]]]) -> dict[str, float]:
     """Measures by module and layer as a line of metrics has them: {"measure/module/layer": value}."""
     return {
@@ -284,9 +298,15 @@ def layer_values(measures: dict[str, dict[str, list[float]]]) -> dict[str, float
 
 def heal(context: Context, round: int, composed: Adapter, forget: Adapter) -> Adapter:
     """A retain adapter trained on the subtracted weights and held apart from the forget adapter, so that it repairs
-    what was damaged without going back along what was subtracted."""
+    what was damaged without going back along what was subtracted. What looks at activations concerns what the forget
+    adapter reads, and nothing here."""
     release = context.config.release
-    section = release.retain.after
+    section, apart = release.retain.after, release.orthogonality
+
+    def log(step: int, values: dict[str, float]) -> None:
+        context.log(round, "compose", step, {f"repair/{name}": value for name, value in values.items()})
+        context.progress(f"round {round}: repairing", step, section.steps)
+
     trained = train(
         {"after": new_adapter(context, "after", round)},
         context.model(composed).params,
@@ -294,13 +314,13 @@ def heal(context: Context, round: int, composed: Adapter, forget: Adapter) -> Ad
         context.base.config,
         section,
         scale=context.scale,
-        penalty=release.orthogonality.penalty,
-        penalty_weight=release.orthogonality.weight,
-        projection=release.orthogonality.projection,
+        penalty="none" if apart.penalty == "activations" else apart.penalty,
+        penalty_weight=apart.weight,
+        projection="none" if apart.projection == "null_space" else apart.projection,
         anchor=forget,
         mode=context.config.parallel.mode,
         seed=derive_seed(context.config.seed, "release/after", round),
-        log=lambda step, values: context.progress(f"round {round}: repairing", step, section.steps),
+        log=log,
     )
     return trained["after"]
 

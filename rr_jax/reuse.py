@@ -25,7 +25,7 @@ _LOOP = (  # rounds.py decides by, or attacks.py reads
 UNREAD: dict[str, tuple[str, ...]] = {
     "base": (*_LOOP, "seed", "reveal", "release", "parallel", "privacy"),
     "reveal": (*_LOOP, "evaluate", "release", "parallel"),
-    "train": (*_LOOP, "evaluate", "release.eta", "release.retain.after"),
+    "train": (*_LOOP, "evaluate.test", "release.eta", "release.retain.after"),
     "compose": (*_LOOP, "evaluate.test"),
     "measure": _LOOP,
 }

@@ -232,10 +232,10 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             entry["given"] = trained.meta["given"]
         # of the forget adapter with the retain adapter that repaired it, or else with the one trained beside it
         both = trained.meta | composed.meta
-        measures = ("overlap", "update_cosine", *ANGLES, "interference", "merge_error")
+        measures = ("overlap", "update_cosine", *ANGLES, "interference", "norm_a", "norm_update", "merge_error")
         entry |= {name: both[name] for name in measures if name in both}
         if composed.meta["accepted"] and "interference" in entry:
-            entry["interference"] |= _cost(composed.meta, base["validation"][task.forget_metric])
+            entry["interference"] |= composed.meta["cost"]
         if not composed.meta["accepted"]:
             entry |= {"metrics": None, "retention": None, "loss": trained.meta["loss"]}
             summary["rounds"].append(entry)
@@ -261,18 +261,6 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
     summary["stop"] = {"reason": stop[0], "explanation": stop[1]}
     summary["status"] = "complete"
     return summary
-
-
-def _cost(meta: dict[str, Any], base_forget: float) -> dict[str, float]:
-    """What the chosen strength costs of held-out texts to keep, nats a token, also per unit of the forget metric."""
-    chosen = next(
-        point
-        for point in meta["trade_off"]
-        if (point["eta_forget"], point["eta_retain"]) == (meta["eta_forget"], meta["eta_retain"])
-    )
-    increase = chosen["retain_nll"] - meta["base_retain_nll"]
-    gone = base_forget - chosen["forget"]
-    return {"retain_loss_increase": increase} | ({"per_forgetting": increase / gone} if gone > 0 else {})
 
 
 def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, Encoder | None]:

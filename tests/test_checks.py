@@ -105,3 +105,11 @@ def test_a_constraint_must_be_able_to_act(refused):
     assert "take 18 directions of the 16 inputs" in apart(rank=8, rounds=2, penalty="activations", directions=10)
     assert "take 24 directions" in apart(rank=8, rounds=2, projection="complement", memory=True)
     assert "memory holds apart from earlier rounds" in apart(memory=True)
+    without_pairs = apart(rounds=2, memory=True, penalty="activations", directions=2)
+    assert "found penalty 'activations' with weight 0.1, projection 'none'" in without_pairs
+    assert "with weight 0, projection 'none'" in apart(rounds=2, memory=True, penalty="olora", weight=0.0)
+    # two adapters that read, or write, everything have no angle to be held apart by
+    assert "take 20 directions of the 16 inputs of 'q'" in apart(rank=10, penalty="input_angles")
+    assert "take 10 directions of the 8 outputs of 'v'" in apart(rank=5, penalty="output_angles", targets=("q", "v"))
+    # whatever the constraint, an adapter has no more directions than its module
+    assert "release.adapter.rank: 17 is above 16, the smaller side of 'q'" in apart(rank=17)

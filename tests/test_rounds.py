@@ -13,8 +13,12 @@ import pytest
 from rr_jax import rounds
 from rr_jax.checkpoint import Checkpoints
 from rr_jax.config_file import parse_config
+from rr_jax.data.packing import pack_examples
 from rr_jax.lora import algebra
 from rr_jax.models.hub import save
+from rr_jax.models.transformer import forward
+from rr_jax.random import derive_seed
+from rr_jax.release.interference import output_ratio
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.reveal.collect import Collection
 from tests import tiny
@@ -224,6 +228,94 @@ def test_a_repair_is_trained_once_for_all_its_strengths(folder, tmp_path, echo, 
         config["release"]["eta"] |= {"retain": [0.5, 1.0]}
         rounds.run(parse_config(config))
         assert len(healed) == count
+
+
+def reference_nll(lm, rows):
+    """Mean loss of weighted tokens of rows with one segment after another, from logits of each segment on its own."""
+    total = weight = 0.0
+    for tokens, segments, weights in zip(*map(np.asarray, rows), strict=True):
+        for segment in range(1, segments.max() + 1):
+            place = np.flatnonzero(segments == segment)
+            logits = np.asarray(forward(lm.params, tokens[None, place], lm.config)[0], np.float64)
+            log_z = np.log(np.exp(logits).sum(-1))
+            for s in range(1, len(place)):
+                total += weights[place[s]] * (log_z[s - 1] - logits[s - 1, tokens[place[s]]])
+                weight += weights[place[s]]
+    return total / weight
+
+
+def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path, echo, monkeypatch):
+    from rr_jax import release_stages
+
+    trained_on, train = [], release_stages.train
+
+    def note(adapters, params, data, *args, **kwargs):
+        trained_on.append(data)
+        return train(adapters, params, data, *args, **kwargs)
+
+    monkeypatch.setattr(release_stages, "train", note)
+    config = parse_config(tiny.run_config(tmp_path / "run", folder, rounds=1, dtype="bfloat16"))
+    summary = rounds.run(config)
+    (entry,) = summary["rounds"]
+    task, base = tiny.EchoTask(tiny.weight_metrics), rounds.load_model(config)
+    texts = task.retain_examples(2 * config.evaluate.validation, derive_seed(config.seed, "release/held_out"), "valid")
+    held_out = pack_examples(base.tokenizer, texts, config.release.train.seq_len)
+    released, _, _ = rounds.load_round(tmp_path / "run", 1)
+    found = entry["interference"]
+    # bfloat16 logits: the difference of two losses is good to some 1e-2, and is there
+    increase = reference_nll(released, held_out) - reference_nll(base, held_out)
+    assert found["retain_loss_increase"] == pytest.approx(increase, abs=0.02)
+    gone = summary["base_validation"]["forget"] - entry["validation"]["forget"]
+    if gone > 0:
+        assert found["per_forgetting"] == pytest.approx(found["retain_loss_increase"] / gone)
+    forget = checkpoint_arrays(tmp_path / "run")[2].arrays["forget"]
+    ratio = output_ratio(base.params, forget, held_out, trained_on[0]["forget"], base.config)
+    for name, values in ratio.items():
+        assert found["output_ratio"][name] == pytest.approx(values.tolist(), rel=1e-5)
+    for name, module in forget.items():
+        dense = [
+            np.linalg.norm(a.astype(float) @ b.astype(float)) for a, b in zip(module["a"], module["b"], strict=True)
+        ]
+        assert entry["norm_update"][name] == pytest.approx(dense, rel=1e-4)
+        assert entry["norm_a"][name] == pytest.approx([np.linalg.norm(a) for a in module["a"]], rel=1e-5)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    logged = {name for line in lines for name in line}
+    assert {"interference/retain_loss_increase", "merge_error/q", "norm_a/q/0", "norm_update/q/1"} <= logged
+    repairs = [line for line in lines if "repair/orthogonality" in line]
+    assert len(repairs) == 2 * 3 and all(line["repair/orthogonality"] > 0 for line in repairs)  # strengths, steps
+
+
+@pytest.mark.parametrize("constraint", [{"penalty": "olora"}, {"penalty": "activations", "directions": 2}])
+def test_what_each_training_is_held_apart_from(folder, tmp_path, echo, monkeypatch, constraint):
+    """The second round's forget adapter from the first's, each repair from the forget adapter of its round."""
+    from rr_jax import release_stages
+
+    calls, train = [], release_stages.train
+
+    def note(adapters, *args, **kwargs):
+        calls.append((list(adapters), kwargs))
+        return train(adapters, *args, **kwargs)
+
+    monkeypatch.setattr(release_stages, "train", note)
+    config = tiny.run_config(tmp_path / "run", folder)
+    config["release"]["orthogonality"] = constraint | {"memory": constraint["penalty"] == "olora"}
+    rounds.run(parse_config(config))
+    done = checkpoint_arrays(tmp_path / "run")
+    forget = {round: done[number].arrays["forget"] for round, number in ((1, 2), (2, 6))}
+    first, second = (kwargs for names, kwargs in calls if names == ["forget", "retain"])
+    assert first["memory"] is None
+    repairs = [kwargs for names, kwargs in calls if names == ["after"]]
+    assert len(repairs) == 4  # two strengths in each round
+    for number, kwargs in enumerate(repairs):
+        jax.tree.map(np.testing.assert_array_equal, kwargs["anchor"], forget[1 + number // 2])
+    if constraint["penalty"] == "olora":
+        for name, module in second["memory"].items():
+            dense, expected = (m["a"] @ m["b"] for m in (module, forget[1][name]))
+            np.testing.assert_allclose(dense, expected, rtol=1e-6)
+        assert first["directions"] is None and {kwargs["penalty"] for kwargs in repairs} == {"olora"}
+    else:  # of what the forget adapter reads alone: a repair must read what it repairs
+        assert first["directions"].keys() == forget[1].keys()
+        assert first["penalty"] == "activations" and {kwargs["penalty"] for kwargs in repairs} == {"none"}
 
 
 def test_a_bfloat16_run_says_what_its_weights_lost_of_the_update(folder, tmp_path, echo):

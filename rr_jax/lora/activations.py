@@ -62,7 +62,7 @@ def dominant_directions(
     that get the exact eigenvectors.
 
     Raises:
-      ValueError: a module has no more inputs than directions asked for.
+      ValueError: a module has no more inputs than directions asked for, or the rows have no tokens.
     """
     shapes = linear_shapes(config)
     for name in modules:
@@ -81,6 +81,8 @@ def dominant_directions(
         for name, (products, squares) in jax.device_get(found).items():
             before = sums.get(name, (0.0, 0.0))
             sums[name] = (before[0] + products.astype(np.float64), before[1] + squares.astype(np.float64))
+    if not tokens:
+        raise ValueError("dominant directions of activations: the rows have no tokens, expected at least one")
     return {name: _from_sketch(probes[name], Sketch(*sums[name], tokens), count) for name in modules}
 
 
@@ -139,7 +141,7 @@ def _from_sketch(probes: np.ndarray, sketch: Sketch, count: int) -> Directions:
     """In float64 on the host: the matrices are [in, P], and their conditioning is what limits the result."""
     wide = probes.astype(np.float64)
     basis, energy = [], []
-    for products in sketch.products / max(sketch.tokens, 1.0):
+    for products in sketch.products / sketch.tokens:
         if len(wide) == wide.shape[1]:
             values, vectors = np.linalg.eigh((products + products.T) / 2)
             values, vectors = values[::-1], vectors[:, ::-1]
@@ -154,7 +156,7 @@ def _from_sketch(probes: np.ndarray, sketch: Sketch, count: int) -> Directions:
             values = np.maximum(singular**2 - shift, 0.0)
         basis.append(vectors[:, :count])
         energy.append(np.maximum(values[:count], 0.0))
-    total = sketch.squares / max(sketch.tokens, 1.0)
+    total = sketch.squares / sketch.tokens
     return Directions(
         *(jnp.asarray(np.asarray(part), jnp.float32) for part in (np.stack(basis), np.stack(energy), total))
     )

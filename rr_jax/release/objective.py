@@ -83,16 +83,25 @@ def keep_out(adapters: Adapter, frozen: Frozen, projection: str) -> Adapter:
       adapters: stacked, [J, ...].
       projection: "complement" (of the A of the second adapter, and of the anchor), "null_space" (of `directions`), both
         also of the memory, or "none".
+
+    Raises:
+      ValueError: "null_space" without directions.
     """
     if projection == "none":
         return adapters
     first, *others = unstack_adapter(adapters)
     bases = [_inputs(frozen.memory)] if frozen.memory is not None else []
-    if projection == "null_space" and frozen.directions is not None:
-        bases.append({name: known.basis for name, known in frozen.directions.items()})
+    if projection == "null_space":
+        bases.append({name: known.basis for name, known in _known_directions(frozen, "projection").items()})
     if projection == "complement":
         bases += [_inputs(other) for other in (*others, frozen.anchor) if other is not None]
     return stack_adapters([project_out(first, bases), *others])
+
+
+def _known_directions(frozen: Frozen, which: str) -> dict[str, Directions]:
+    if frozen.directions is None:
+        raise ValueError(f"the {which} looks at activations, but no directions of them are given: it cannot act")
+    return frozen.directions
 
 
 def _inputs(adapter: Adapter) -> dict[str, jax.Array]:
@@ -121,6 +130,8 @@ def make_step(
       strategy: how the stack is computed, "vmap" (wide products, for accelerators) or "map" (one after the other with
         half the memory, faster on CPU); the results are equal.
 
+    The step raises ValueError, when it is traced, for "activations" or "null_space" without directions.
+
     `batch` holds "tokens", "segment_ids" and "weights", [B, J, S] each. `metrics` holds "nll" [J] (mean over weighted
     tokens, nats), "penalty", and "gradient_norm" [J].
     """
@@ -135,11 +146,10 @@ def make_step(
 
     def separation(adapters: Adapter, frozen: Frozen) -> jax.Array:
         stack = unstack_adapter(adapters)
-        if penalty == "none" or (penalty == "activations" and frozen.directions is None):
+        if penalty == "none":
             return jnp.zeros(())
         if penalty == "activations":
-            assert frozen.directions is not None
-            return activation_penalty(stack[0], frozen.directions)
+            return activation_penalty(stack[0], _known_directions(frozen, "penalty"))
         pairs = [(stack[0], stack[1])] if len(stack) == 2 else []
         pairs += [(member, frozen.anchor) for member in stack if frozen.anchor is not None]
         pairs += [(stack[0], frozen.memory)] if frozen.memory is not None else []

@@ -34,6 +34,8 @@ def write_figures(folder: Path, rows: Sequence[Row], curves: Sequence[Curve], ax
     if any("retain_increase" in row for row in rows):
         written.append(_save(folder / "interference.png", _interference(rows, axes)))
         written.append(_save(folder / "cost_of_forgetting.png", _costs(rows, axes)))
+    if _lambdas(rows, axes):
+        written.append(_save(folder / "against_lambda.png", _against_lambda(rows, axes)))
     if any("attack/steps" in row for row in rows):
         written.append(_save(folder / "recovery.png", _recovery(rows, axes)))
     return written
@@ -143,6 +145,53 @@ def _interference(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
         plot.set_ylim(len(names) - 0.5, -0.5)
         plot.axvline(0, color="black", linewidth=0.6)
         plot.set_xlabel("rise of retain loss at 10 % of the forget\nmetric, nats a token (95 % interval)", fontsize=8)
+    return figure
+
+
+def _lambdas(rows: Sequence[Row], axes: Sequence[str]) -> dict[str, list[float]]:
+    """The constraints tried at several lambdas, in rising order; none where runs differ in more than these and a panel."""
+    measured = [row for row in rows if "overlap" in row and "constraint/kind" in row]
+    found: dict[str, set[float]] = {}
+    settings: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+    _, others = _panels(rows, axes)
+    for row in measured:
+        kind, strength = row["constraint/kind"], row["constraint/lambda"]
+        found.setdefault(kind, set()).add(strength)
+        settings.setdefault((kind, strength), set()).add(tuple(row[axis] for axis in others))
+    if any(len(labels) > 1 for labels in settings.values()):
+        return {}
+    return {kind: sorted(strengths) for kind, strengths in found.items() if len(strengths) > 1}
+
+
+def _against_lambda(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
+    """Overlap above and interference below, against lambda; a dotted line where there is no constraint."""
+    panels, _ = _panels(rows, axes)
+    lambdas = _lambdas(rows, axes)
+    measures = {"overlap": "mean |cosine| of what both read", "retain_increase": "rise of retain loss at 10 %, nats"}
+    figure = Figure(figsize=(4.4 * len(panels) + 0.4, 6.4), layout="constrained")
+    plots = figure.subplots(len(measures), len(panels), squeeze=False, sharex=True)
+    for line, (name, label) in enumerate(measures.items()):
+        for plot, panel in zip(plots[line], panels, strict=True):
+            plot.set_title(panel if line == 0 else "", fontsize=10)
+            plot.spines[["top", "right"]].set_visible(False)
+            plot.tick_params(labelsize=8)
+            members = [row for row in rows if panel in ("", row[axes[0]]) and name in row]
+            free = [row[name] for row in members if row["constraint/kind"] == "none"]
+            if free:
+                plot.axhline(np.mean(free), color="black", linewidth=0.8, linestyle=":", label="none")
+            for (kind, strengths), (color, _, mark) in zip(lambdas.items(), STYLES, strict=False):
+                at = {x: [r[name] for r in members if (r["constraint/kind"], r["constraint/lambda"]) == (kind, x)]
+                      for x in strengths}  # fmt: skip
+                at = {x: values for x, values in at.items() if values}
+                if at:
+                    middle, half = np.array([interval(values) for values in at.values()]).T
+                    plot.errorbar(list(at), middle, np.nan_to_num(half), color=color, marker=mark, markersize=4,
+                                  linewidth=1.2, capsize=2, label=kind)  # fmt: skip
+            plot.set_xscale("log")
+        plots[line][0].set_ylabel(label, fontsize=9)
+    for plot in plots[-1]:
+        plot.set_xlabel("lambda", fontsize=9)
+    _legend(figure, list(plots.flat))
     return figure
 
 

@@ -174,7 +174,11 @@ def run_sweep(
         folder = Path(cell.config.out)
         summary = read_json(folder / "summary.json")
         rows.append(
-            row | metrics_of(summary) | (resistance(folder, summary) if steps else {}) | {"seconds": _seconds(folder)}
+            row
+            | metrics_of(summary)
+            | (resistance(folder, summary) if steps else {})
+            | constraint_of(cell.config)
+            | {"seconds": _seconds(folder)}
         )
         curves.append((row, *search_curve(summary)))
     out = Path(sweep.out)
@@ -250,7 +254,9 @@ def metrics_of(summary: dict[str, Any]) -> Row:
         name, metrics = summary["forget_metric"], selected["metrics"]
         before = summary["base"][name]
         row |= {
-            "forget_data": summary.get("forget_data") == "true",
+            # given, and of some use: with strength 0 alone nothing of it is in the model
+            "forget_data": summary.get("forget_data") == "true"
+            and any(point["eta_forget"] for point in first.get("trade_off") or [selected]),
             "rounds": summary["selected_round"],
             "eta_forget": selected["eta_forget"],
             "forget": metrics[name],
@@ -263,6 +269,14 @@ def metrics_of(summary: dict[str, Any]) -> Row:
     if first.get("trade_off"):
         row |= interference_of(first, summary["base_validation"][summary["forget_metric"]])
     return row
+
+
+def constraint_of(config: RunConfig) -> Row:
+    """What held the adapters apart in a run, and how strongly: "none" and 0 without a penalty."""
+    apart = config.release.orthogonality
+    penalty = apart.penalty if apart.weight > 0 else "none"
+    kinds = [kind for kind in (penalty, apart.projection) if kind != "none"]
+    return {"constraint/kind": " + ".join(kinds) or "none", "constraint/lambda": apart.weight * (penalty != "none")}
 
 
 def resistance(folder: Path, summary: dict[str, Any]) -> Row:
@@ -289,7 +303,7 @@ def interference_of(entry: dict[str, Any], base_forget: float, target: float = 0
       retain_increase: loss on held-out texts to keep, minus the base model's, where the forget metric has come down to
         the target; linear between the strengths tried, and not there if none comes down so far. Of several strengths
         of the retain adapter the first is looked at.
-      overlap, output_ratio, gradient_cosine: means over modules and layers.
+      overlap, norm_a, norm_update, output_ratio, gradient_cosine: means over modules and layers.
       curve/forget_share, curve/retain_increase: of each strength, from 0 up.
     """
     grid = [point for point in entry["trade_off"] if point["eta_retain"] == entry["trade_off"][0]["eta_retain"]]
@@ -301,7 +315,7 @@ def interference_of(entry: dict[str, Any], base_forget: float, target: float = 0
         if right <= target < left:
             row["retain_increase"] = before + (after - before) * (left - target) / (left - right)
             break
-    layers = {"overlap": entry.get("overlap"), **entry.get("interference", {})}
+    layers = {name: entry.get(name) for name in ("overlap", "norm_a", "norm_update")} | entry.get("interference", {})
     maps = {name: found for name, found in layers.items() if isinstance(found, dict)}
     means = {name: np.mean([np.mean(values) for values in found.values()]) for name, found in maps.items()}
     return row | {name: float(mean) for name, mean in means.items()}

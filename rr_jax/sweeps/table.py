@@ -59,7 +59,9 @@ def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
             "| --- |" + " --- |" * (len(shown_axes) + len(some)),
         ]
         for labels, members in lined_up.items():
-            cells = [_cell([row[name] for row in members if row.get(name) is not None]) for name in some]
+            cells = [
+                _cell([row[name] for row in members if row.get(name) is not None], of=len(members)) for name in some
+            ]
             failed = sum("failed" in row for row in members)
             count = f"{len(members)}, {failed} failed" if failed else str(len(members))
             lines.append(f"| {' | '.join([*labels, count, *cells])} |")
@@ -69,11 +71,13 @@ def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
     return "\n".join(tables)
 
 
-def _cell(values: Sequence[Any]) -> str:
-    """What a cell says of a number, or of a truth that the rows of a combination share."""
+def _cell(values: Sequence[Any], of: int = 0) -> str:
+    """What a cell says of a number, or of a truth that the rows of a combination share; and how many have it, if not all
+    `of` them do."""
     if not values:
         return ""
     if all(isinstance(value, bool) for value in values):
         return "/".join("yes" if value else "no" for value in dict.fromkeys(values))
     mean, half = interval(values)
-    return f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} +- {half:.3f}"
+    said = f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} +- {half:.3f}"
+    return said if len(values) >= of else f"{said} ({len(values)} of {of})"

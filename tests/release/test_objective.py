@@ -197,6 +197,41 @@ def test_hard_projections_hold_after_every_step_and_the_loss_still_falls():
     assert largest_dot(free["forget"], read_by(free["retain"])) > 1e-3
 
 
+def test_a_projection_holds_from_the_first_step_on():
+    """The gradient of the first step, where B is still zero, goes through an A that is moved already."""
+    params, data, (one, other) = tiny.params(), {"forget": tiny.rows(1), "retain": tiny.rows(2)}, adapters(2)
+    moved = {}
+    for name, module in one.items():
+        bases = [np.linalg.qr(np.asarray(layer, np.float64))[0] for layer in other[name]["a"]]
+        inside = np.stack([q @ (q.T @ np.asarray(a)) for q, a in zip(bases, module["a"], strict=True)])
+        moved[name] = {"a": (module["a"] - inside).astype(np.float32), "b": module["b"]}
+    norms = []
+    for start, projection in ((one, "complement"), (moved, "none"), (one, "none")):
+        train(
+            {"forget": start, "retain": other},
+            params,
+            data,
+            tiny.CONFIG,
+            TrainConfig(steps=1, batch_size=8, seq_len=16),
+            scale=SCALE,
+            projection=projection,
+            log=lambda step, line: norms.append(line["gradient_norm/forget"]),
+        )
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    assert norms[0] != pytest.approx(norms[2], rel=1e-3)
+
+
+@pytest.mark.parametrize(("key", "value"), [("penalty", "activations"), ("projection", "null_space")])
+def test_a_constraint_of_activations_without_any_is_refused(key, value):
+    constraint = {"penalty_weight": 1.0, key: value}
+    section = TrainConfig(steps=1, batch_size=4, seq_len=16)
+    with pytest.raises(ValueError, match=f"the {key} looks at activations, but no directions of them are given"):
+        train(
+            {"forget": adapters(1)[0]}, tiny.params(), {"forget": tiny.rows(1)}, tiny.CONFIG, section, scale=SCALE,
+            **constraint,
+        )  # fmt: skip
+
+
 def test_the_penalty_of_activations_and_of_memory_act_on_the_first_adapter():
     params, data, stack = tiny.params(), {"forget": tiny.rows(1), "retain": tiny.rows(2)}, adapters(2)
     section = TrainConfig(steps=30, batch_size=8, seq_len=16, learning_rate=2e-2)
