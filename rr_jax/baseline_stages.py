@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from rr_jax.checkpoint import Stage, Tree
-from rr_jax.config import RunConfig
+from rr_jax.config import LOSSES, RunConfig
 from rr_jax.data.packing import Example, Packed
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.lora.adapter import scale_adapter
@@ -18,7 +18,8 @@ from rr_jax.lora.algebra import add
 from rr_jax.models.transformer import Adapter
 from rr_jax.random import derive_seed
 from rr_jax.release.baseline_trainer import train_baseline
-from rr_jax.release.baselines import BETA, LOSSES, uses_retain, with_strength
+from rr_jax.release.baselines import BETA, uses_retain, with_strength
+from rr_jax.release.interference import overlaps
 from rr_jax.release.trainer import train
 from rr_jax.release_stages import (
     choose_strength,
@@ -26,7 +27,6 @@ from rr_jax.release_stages import (
     heal,
     measure_on,
     new_adapter,
-    overlaps,
     pack,
     retain_rows,
 )

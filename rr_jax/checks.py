@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rr_jax.config import CustomTask, RunConfig
+from rr_jax.config import LOSSES, BaselineConfig, CustomTask, ReleaseConfig, RunConfig
 from rr_jax.config_file import plain
 from rr_jax.generation.prompts import encode_prompts
 from rr_jax.lora.orthogonality import PENALTIES
@@ -46,6 +46,7 @@ def check_run(config: RunConfig, task: Task, lm: LanguageModel, proposer: Langua
     """
     texts = instruction_texts(task, config.reveal.arms)
     build_arms(texts, list(task.stems), config.reveal.arms.soft)
+    _check_method(config.release)
     _check_targets(config, lm)
     _check_constraint(config, lm)
     if isinstance(task, TestbedTask):
@@ -53,6 +54,31 @@ def check_run(config: RunConfig, task: Task, lm: LanguageModel, proposer: Langua
     if proposer is not None:
         check_vocabulary(proposer, lm)
     _check_lengths(config, task, texts, lm, lm if proposer is None else proposer)
+
+
+def _check_method(release: ReleaseConfig) -> None:
+    """Refuses settings that the method looks at none of."""
+    baseline, apart, method = release.baseline, release.orthogonality, release.method
+    if not release.is_baseline and baseline != BaselineConfig():
+        raise ValueError(
+            "release.baseline is given, but release.method is 'reveal_and_release', which looks at none of it"
+        )
+    if baseline.optimizer == "sophia" and method not in LOSSES:
+        raise ValueError(
+            f"release.baseline.optimizer is 'sophia', but {method!r} is none of the losses it is for: {', '.join(LOSSES)}"
+        )
+    if not release.is_baseline:
+        return
+    if apart.penalty == "activations" or apart.projection == "null_space":
+        raise ValueError(
+            "release.orthogonality looks at activations, by which the forget adapter of reveal_and_release is held apart, "
+            f"and none of {method!r}"
+        )
+    if release.retain.place == "none" and apart.projection != "none":
+        raise ValueError(
+            f"release.orthogonality.projection is {apart.projection!r}, but {method!r} with release.retain.place 'none' "
+            "has no two adapters to hold apart"
+        )
 
 
 def _check_targets(config: RunConfig, lm: LanguageModel) -> None:
@@ -72,10 +98,11 @@ def _check_constraint(config: RunConfig, lm: LanguageModel) -> None:
     apart, rank = release.orthogonality, release.adapter.rank
     alone = release.retain.place == "none" and not release.is_baseline
     for key, value in (("penalty", apart.penalty), ("projection", apart.projection)):
-        if alone and value not in ("none", "activations", "null_space") and (key == "projection" or apart.weight > 0):
+        acts_alone = "activations" if key == "penalty" else "null_space"
+        if alone and value not in ("none", acts_alone) and (key == "projection" or apart.weight > 0):
             raise ValueError(
                 f"release.orthogonality.{key} is {value!r}, but with release.retain.place 'none' there is no retain "
-                "adapter to be held apart from: expected none, activations or null_space"
+                f"adapter to be held apart from: give release.orthogonality.{key}=none (or {acts_alone})"
             )
     of_pairs = apart.penalty in PENALTIES and apart.weight > 0
     if apart.memory and (config.rounds == 1 or not (of_pairs or apart.projection != "none")):

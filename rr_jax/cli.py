@@ -84,7 +84,7 @@ class _Display:
         if start is None:
             return
         seconds = time.perf_counter() - start
-        rate = f", {done / seconds:.1f}/s" if done > 1 else ""
+        rate = f", {done / seconds:.1f}/s" if done > 1 and done / seconds >= 0.1 else ""
         if seconds >= 1:  # what took no time is no news
             ended = "done" if done >= of or of == 1 else f"ended at {done} of {of}"
             notes.print(f"{what}: {ended} ({seconds:.1f} s{rate})")
@@ -209,9 +209,13 @@ def generate(
         raise ValueError(f"--round is {round}, but {source} is not a run folder (it has no config.yaml)")
     with _Display() as display:
         if is_run:
-            models = {"before: ": load_round(source, 0, display)[0], "after: ": load_round(source, round, display)[0]}
+            after, _, number = load_round(source, round, display)
+            models = {"before: ": load_round(source, 0, display)[0], "after: ": after}
         else:
             models = {"": load(source, chat=chat, progress=partial(display, f"loading {source}"))}
+    if is_run and number == 0:
+        selected = "" if round == 0 else "no round was selected, as none kept within the budgets: "
+        notes.print(f"{selected}round 0 is the base model, so before and after are the same")
     for lm in models.values():
         check_room(lm, encode_prompts(lm.tokenizer, prompts, chat=lm.chat), max_new_tokens)
     for place, text in enumerate(prompts):
@@ -250,6 +254,11 @@ def export(
     deltas, config, number = load_deltas(folder, round)
     if config.release.method == "alu_like":
         raise ValueError(f"{folder} changed no weights (release.method is 'alu_like'): there is nothing to export")
+    if deltas is None and round != 0:
+        which = "no round was selected" if round is None else f"round {round} changed nothing"
+        raise ValueError(
+            f"{folder}: {which}, as no strength kept within the budgets; this is the base model (--round 0 exports that)"
+        )
     if to == "merged":
         save(load_round(folder, number)[0], target)
         console.print(f"round {number} of {folder} written to {target}")

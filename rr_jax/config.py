@@ -234,6 +234,9 @@ Method = Literal[
 ]  # fmt: skip
 
 
+LOSSES = ("gradient_ascent", "grad_diff", "npo", "simnpo")  # methods whose loss forgets by itself
+
+
 class BaselineConfig(Section):
     """What a baseline is given and how it trains; reveal_and_release looks at none of it.
 

@@ -35,11 +35,13 @@ def _explain(problem: Any, model: type[pydantic.BaseModel]) -> str:
         keys = _valid_keys(loc, model)
         return f"{name}: found {found!r}, expected a section with keys such as {', '.join(keys[:3])}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}" if isinstance(found, dict) else f"{name}: found {found!r}, {message.lower()}"
+    if isinstance(found, dict):
+        return f"{name}: {message}" if place else message
+    return f"{name}: found {found!r}, {message.lower()}"
 
 
 def _hint(found: str, valid: Sequence[str], otherwise: str) -> str:
-    near = difflib.get_close_matches(found, valid, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(found, valid, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(valid)}"
 
 

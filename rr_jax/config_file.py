@@ -18,6 +18,18 @@ from rr_jax.config_errors import explain
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML, but a key that is given twice is an error and not the last of its values."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeLoader's; a key may replace one that comes by `<<`."""
+        given = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in given if key != "<<" and given.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a YAML file, applies `dotted.key=value` overrides (values are YAML too) and validates.
 
@@ -37,11 +49,13 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
       ValueError: it cannot be read, is not YAML, or holds something else.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         raise ValueError(f"{what} {path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{what} {path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    if tree is None:
+        raise ValueError(f"{what} {path}: is empty, expected keys and values")
     if not isinstance(tree, dict):
         raise ValueError(f"{what} {path}: expected keys and values, found {type(tree).__name__}")
     return tree

@@ -16,19 +16,17 @@ from rr_jax.data.packing import Example, Packed, pack_examples
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.lora.activations import Directions, dominant_directions
 from rr_jax.lora.adapter import init_adapter, scale_adapter
-from rr_jax.lora.algebra import add, frobenius_norm, merge_error
-from rr_jax.lora.orthogonality import overlap_by_layer, principal_cosines_by_layer, update_cosine_by_layer
+from rr_jax.lora.algebra import add, merge_error
 from rr_jax.models.transformer import Adapter, Params
 from rr_jax.random import derive_seed, stream
 from rr_jax.release.compose import Point, choose_eta, compose, ends_climb
-from rr_jax.release.interference import by_layer, gradient_cosine, output_ratio
+from rr_jax.release.interference import by_layer, gradient_cosine, layer_values, output_ratio, overlaps, sizes
 from rr_jax.release.pairing import training_examples
 from rr_jax.release.trainer import train
 from rr_jax.runfolder import write_lines
 from rr_jax.stages import Context, measure
 from rr_jax.tasks.base import Revealed, retention
 
-ANGLES = {"input_cosine": "a", "output_cosine": "b"}  # of which factor
 ACTIVATION_ROWS = 64  # rows of retain data whose activations constrain a training
 
 
@@ -262,38 +260,6 @@ def cost_of(point: Point, base_retain_nll: float, base_forget: float) -> dict[st
     """What a strength costs of held-out texts to keep, nats a token, also per unit that the forget metric came down."""
     increase, gone = point.retain_nll - base_retain_nll, base_forget - point.forget
     return {"retain_loss_increase": increase} | ({"per_forgetting": increase / gone} if gone > 0 else {})
-
-
-def overlaps(forget: Adapter, retain: Adapter) -> dict[str, dict[str, list[float]]]:
-    """How far two adapters work in the same directions, {measure: {module: [L]}}.
-
-    "input_cosine" and "output_cosine" are of the smallest principal angle between what both read and what both write: 1
-    where they share a direction, however different the rest.
-    """
-    angles = {name: principal_cosines_by_layer(forget, retain, factor) for name, factor in ANGLES.items()}
-    measures = {
-        "overlap": overlap_by_layer(forget, retain),
-        "update_cosine": update_cosine_by_layer(forget, retain),
-        **{name: {module: cosines[:, 0] for module, cosines in found.items()} for name, found in angles.items()},
-    }
-    return {name: by_layer(found) for name, found in measures.items()}
-
-
-def sizes(adapter: Adapter) -> dict[str, dict[str, list[float]]]:
-    """Frobenius norms of an adapter's A and of its update A B, {measure: {module: [L]}}: a constraint may shrink what it
-    is meant to turn."""
-    inputs = {name: np.linalg.norm(module["a"], axis=(-2, -1)) for name, module in adapter.items()}
-    return {"norm_a": by_layer(inputs), "norm_update": by_layer(frobenius_norm(adapter))}
-
-
-def layer_values(measures: dict[str, dict[str, list[float]]]) -> dict[str, float]:
-    """Measures by module and layer as a line of metrics has them: {"measure/module/layer": value}."""
-    return {
-        f"{name}/{module}/{layer}": value
-        for name, by_module in measures.items()
-        for module, values in by_module.items()
-        for layer, value in enumerate(values)
-    }
 
 
 def heal(context: Context, round: int, composed: Adapter, forget: Adapter) -> Adapter:

@@ -23,8 +23,9 @@ from rr_jax.models.encoder_hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
 from rr_jax.models.transformer import Adapter
 from rr_jax.release.compose import RULES
+from rr_jax.release.interference import ANGLES
 from rr_jax.release.trainer import TrainingDiverged
-from rr_jax.release_stages import ANGLES, compose_stage, measure_stage, train_stage
+from rr_jax.release_stages import compose_stage, measure_stage, train_stage
 from rr_jax.reporting.page import write_report
 from rr_jax.reuse import borrow
 from rr_jax.reveal.recall import recall

@@ -26,6 +26,7 @@ from rr_jax.models.hub import LanguageModel
 from rr_jax.models.transformer import Adapter
 from rr_jax.release.baselines import with_strength
 from rr_jax.release_stages import forget_rows, held_out_rows
+from rr_jax.reporting.page import write_report
 from rr_jax.reporting.surface import surface_svg
 from rr_jax.rounds import load_deltas, load_model
 from rr_jax.runfolder import write_json, write_text
@@ -34,6 +35,13 @@ from rr_jax.tasks.base import Revealed
 from rr_jax.tasks.registry import make_task
 
 FORGET_POINTS, RETAIN_POINTS = 9, 5  # of the grids that nobody gave
+# what revealed rows are trained under, by `release.pairing`
+PROMPTS = {
+    "same": "their own prompts",
+    "none": "no prompt",
+    "neutral": "the neutral prompt",
+    "shuffled": "other prompts",
+}
 REACH = 1.5  # how far those go, as a multiple of the chosen strength
 
 Progress = Callable[[str, int, int], None]
@@ -48,7 +56,8 @@ def draw_surface(
     metrics: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Writes surface.json and surface.svg of a round into its run folder and returns what the former holds.
+    """Writes surface.json and surface.svg of a round into its run folder, the figure into its report too, and returns
+    what the former holds.
 
     "forget_nll" and "retain_nll" are [F, T], mean losses in nats a token; "chosen" is the round's own model, measured with
     merged weights. A retain adapter that was trained after the subtraction belongs to the chosen strength, and its
@@ -68,7 +77,10 @@ def draw_surface(
     note = progress or (lambda what, done, of: None)
     after, config, number = load_deltas(folder, round)
     if number == 0:
-        raise ValueError(f"round 0 of {folder} is the base model, which has no adapters to scale: name another round")
+        selected = "no round was selected: none kept within the budgets; " if round is None else ""
+        raise ValueError(
+            f"{folder}: {selected}round 0 is the base model, which has no adapters to scale; name another with --round"
+        )
     without = {
         "ext_sub": "whose strength 0 is its expert and not the model before the round",
         "alu_like": "which changes no weights and has no strength",
@@ -122,6 +134,8 @@ def draw_surface(
         )
     write_json(folder / "surface.json", found)
     write_text(folder / "surface.svg", surface_svg(found))
+    if (folder / "summary.json").exists():
+        write_report(folder)
     return found
 
 
@@ -195,7 +209,9 @@ def _forget_rows(context: Context, number: int, revealed: list[Revealed]) -> Pac
 
 
 def _source(config: RunConfig) -> str:
-    return "true forget data" if config.release.forget_data == "true" else f"revealed, pairing {config.release.pairing}"
+    if config.release.forget_data == "true":
+        return "true forget data"
+    return f"revealed, under {PROMPTS[config.release.pairing]}"
 
 
 def _count(packed: Packed) -> int:

@@ -183,8 +183,14 @@ def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_pat
         adapted = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     with torch.no_grad():
         np.testing.assert_allclose(adapted(torch.tensor(tokens)).logits.numpy(), theirs, atol=1e-4)
-    for arguments, message in ((("--round", 0), "is the base model: there is nothing"), (("--round", 9), "no round 9")):
-        done = rr_jax("export", tmp_path / "run", tmp_path / "other", "--to", "adapter", *arguments)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary | {"selected_round": 0}))
+    for arguments, message in (
+        (("--to", "adapter", "--round", 0), "is the base model: there is nothing"),
+        (("--to", "adapter", "--round", 9), "no round 9"),
+        (("--to", "merged"), "no round was selected, as no strength kept within the budgets; this is the base model"),
+    ):
+        done = rr_jax("export", tmp_path / "run", tmp_path / "other", *arguments)
         assert done.returncode == 2
         assert message in done.stderr
     assert not (tmp_path / "other").exists()

@@ -45,6 +45,29 @@ def test_what_is_wrong_is_one_line(tmp_path, override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty, expected keys and values"),
+        ("- seed", "expected keys and values, found list"),
+        ("task: {name: ner}\nout: x\nseed: 1\nseed: 2\n", "is not valid YAML .*the key 'seed' is given twice"),
+        ("task: {name: ner, forget: person, forget: date}\nout: x\n", "the key 'forget' is given twice"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_line(tmp_path, text, message):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(tmp_path / "config.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_may_replace_one_that_is_merged_in(tmp_path):
+    text = "release: {train: &short {steps: 5, clip: 2.0}, retain: {after: {<<: *short, steps: 7}}}"
+    (tmp_path / "config.yaml").write_text(f"{text}\ntask: {{name: ner}}\nout: x\n")
+    release = load_config(tmp_path / "config.yaml").release
+    assert (release.train.steps, release.retain.after.steps, release.retain.after.clip) == (5, 7, 2.0)
+
+
 @pytest.mark.parametrize("place", ["anchor", "none"])
 def test_strengths_of_a_retain_adapter_that_is_not_added_are_refused(tmp_path, place):
     assert load(tmp_path, f"release.retain.place={place}").release.eta.retain == [1.0]

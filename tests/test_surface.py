@@ -98,7 +98,7 @@ def test_grids_go_to_one_and_a_half_times_the_chosen_strengths(made):
     picture = (made / "surface.svg").read_text()
     assert ElementTree.fromstring(picture).tag.endswith("svg")
     for text in (
-        "on what is to be forgotten",
+        "on forget rows",
         "on texts to keep",
         "eta_forget",
         "eta_retain",
@@ -131,9 +131,18 @@ def test_without_a_retain_adapter_the_surface_is_a_curve(folder, tmp_path):
     found = draw_surface(out, 1)
     assert found["eta_retain"] == [0.0] and found["retain_adapter"] is None
     assert np.shape(found["retain_nll"]) == (9, 1)
-    assert "before the round" in (out / "surface.svg").read_text()
+    picture = (out / "surface.svg").read_text()
+    assert "before the round" in picture and "chosen" in picture
+    assert "Loss on forget rows (revealed, under other prompts)" in picture
+    assert "Loss over both strengths" in (out / "report.html").read_text()
     with pytest.raises(ValueError, match="--retain is 0, 1, but no retain adapter of that round was added"):
         draw_surface(out, 1, eta_retain=[0.0, 1.0])
+
+
+def test_a_choice_that_is_not_on_the_curve_is_not_marked(made):
+    found = draw_surface(made, 1, eta_forget=[0.0])
+    assert found["chosen"]["eta_forget"] > 0 and len(found["eta_retain"]) == 5
+    assert "chosen" not in (made / "surface.svg").read_text()
 
 
 @pytest.mark.parametrize(("method", "place"), [("npo", "after"), ("task_vector", "none")])
@@ -155,8 +164,12 @@ def test_what_cannot_be_drawn_is_one_line(folder, made, tmp_path):
     ext_sub["release"]["retain"] |= {"place": "none"}
     rounds.run(parse_config(ext_sub))
     hashes = run(tmp_path / "hashes", folder, "none", privacy={"keep_revealed": "hashes"})
+    nothing = run(tmp_path / "nothing", folder, "none")
+    summary = json.loads((nothing / "summary.json").read_text())
+    (nothing / "summary.json").write_text(json.dumps(summary | {"selected_round": 0}))
     for arguments, options, message in (
-        ((made, 0), {}, "round 0 of .* is the base model, which has no adapters to scale"),
+        ((made, 0), {}, "two: round 0 is the base model, which has no adapters to scale"),
+        ((nothing, None), {}, "no round was selected: none kept within the budgets; round 0 is the base model"),
         ((made, 7), {}, "has no round 7"),
         ((made, 1), {"eta_forget": [0.1, 0.2]}, "--forget is 0.1, 0.2, expected 0 among them"),
         ((made, 1), {"eta_retain": [1.0]}, "--retain is 1, expected 0 among them"),

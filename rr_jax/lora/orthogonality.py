@@ -25,8 +25,10 @@ RIDGE = 1e-6  # of a Gram matrix's mean diagonal: a factor of lower rank than R 
 def olora_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     """Sum over modules, layers and pairs of columns of |a_retain . a_forget|, a scalar.
 
-    O-LoRA (Wang et al., 2023), as coded in cmnfriend/O-LoRA `src/uie_trainer_lora.py`: absolute values (the paper squares)
-    and no division, so it grows with depth and rank.
+    O-LoRA (Wang et al., 2023), the sum coded in cmnfriend/O-LoRA `src/uie_trainer_lora.py`: absolute values (the paper
+    squares) and no division, so it grows with depth and rank. There the earlier task's adapter is frozen, and only the
+    new one feels the penalty; of two adapters trained in one step both do, and of one held apart from an anchor or the
+    memory only that one.
 
     Raises:
       ValueError: if the adapters share no module, which would make the constraint empty.

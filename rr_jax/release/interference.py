@@ -16,10 +16,13 @@ from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
 from rr_jax.lora.activations import output_energy
 from rr_jax.lora.adapter import scale_adapter
+from rr_jax.lora.algebra import frobenius_norm
+from rr_jax.lora.orthogonality import overlap_by_layer, principal_cosines_by_layer, update_cosine_by_layer
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.loss import token_nll
 from rr_jax.models.transformer import Adapter, Params
 
+ANGLES = {"input_cosine": "a", "output_cosine": "b"}  # of which factor
 ROWS = 32  # of each kind that are looked at
 BATCH = 8
 
@@ -58,6 +61,38 @@ def gradient_cosine(
             total = found if total is None else jax.tree.map(jnp.add, total, found)
         gradients.append(jax.device_get(total))
     return {name: _cosine(gradients[0][name], gradients[1][name]) for name in adapter}
+
+
+def overlaps(forget: Adapter, retain: Adapter) -> dict[str, dict[str, list[float]]]:
+    """How far two adapters work in the same directions, {measure: {module: [L]}}.
+
+    "input_cosine" and "output_cosine" are of the smallest principal angle between what both read and what both write: 1
+    where they share a direction, however different the rest.
+    """
+    angles = {name: principal_cosines_by_layer(forget, retain, factor) for name, factor in ANGLES.items()}
+    measures = {
+        "overlap": overlap_by_layer(forget, retain),
+        "update_cosine": update_cosine_by_layer(forget, retain),
+        **{name: {module: cosines[:, 0] for module, cosines in found.items()} for name, found in angles.items()},
+    }
+    return {name: by_layer(found) for name, found in measures.items()}
+
+
+def sizes(adapter: Adapter) -> dict[str, dict[str, list[float]]]:
+    """Frobenius norms of an adapter's A and of its update A B, {measure: {module: [L]}}: a constraint may shrink what it
+    is meant to turn."""
+    inputs = {name: np.linalg.norm(module["a"], axis=(-2, -1)) for name, module in adapter.items()}
+    return {"norm_a": by_layer(inputs), "norm_update": by_layer(frobenius_norm(adapter))}
+
+
+def layer_values(measures: dict[str, dict[str, list[float]]]) -> dict[str, float]:
+    """Measures by module and layer as a line of metrics has them: {"measure/module/layer": value}."""
+    return {
+        f"{name}/{module}/{layer}": value
+        for name, by_module in measures.items()
+        for module, values in by_module.items()
+        for layer, value in enumerate(values)
+    }
 
 
 def by_layer(values: dict[str, Any]) -> dict[str, list[float]]:

@@ -24,7 +24,7 @@ def attacks_view(attacks: Mapping[str, Any], summary: Summary) -> dict[str, Any]
         return None
     relearn = attacks.get("relearn") or {}
     steps = relearn.get("steps") or []
-    names = {"forget": relearn.get("label") or "released model", "base": "base model, trained the same"}
+    names = {"forget": "released model", "base": "base model, trained the same"}
     curves = {
         label: [_finite(value) for value in relearn[name]]
         for name, label in names.items()
@@ -47,7 +47,7 @@ def attacks_view(attacks: Mapping[str, Any], summary: Summary) -> dict[str, Any]
         "round": number,
         "tried": tried,
         "protocol": {name.replace("_", " "): value for name, value in (attacks.get("protocol") or {}).items()},
-        "curve": plots.recovery(steps, curves, relearn.get("base_forget")) if len(steps) > 1 and curves else None,
+        "curve": plots.recovery(steps, curves) if len(steps) > 1 and curves else None,
         "degenerate": max(degenerate, default=0.0),
         "prompts": _table(prompts, shown),
         "rounded": _table(rounded, shown),

@@ -5,8 +5,9 @@ written by a model: everything is escaped. Claims are worded as what was measure
 protocol, and the page says beside it what was not tested. This module must never run a model or change a number.
 """
 
+import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ Summary = dict[str, Any]
 
 
 def summary_table(summary: Summary) -> str:
-    """Forget and utility metrics of the base model and of every round, as aligned text."""
-    rounds = [entry for entry in summary["rounds"] if entry.get("metrics")]
+    """Forget and utility metrics of the base model and of every round, or what a run until reveal found, aligned."""
+    if not summary["base"]:
+        return _aligned(_found_lines(summary))
+    rounds = measured(summary)
     head = ["metric", "base", *(f"round {entry['round']} (eta {entry['eta_forget']:g})" for entry in rounds)]
     lines = [head]
     for name in metric_names(summary):
@@ -36,10 +39,25 @@ def summary_table(summary: Summary) -> str:
             cells[place] += "" if kept is None else f" ({kept:.0%})"
         mark = "forget: " if name == summary["forget_metric"] else "keep:   "
         lines.append([mark + name, _number(summary["base"].get(name)), *cells])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     stop = summary.get("stop") or {"reason": "running", "explanation": "the run has not ended"}
-    return f"{text}\nselected round: {summary['selected_round']}; stopped: {stop['explanation']}"
+    return f"{_aligned(lines)}\nselected round: {summary['selected_round']}; stopped: {stop['explanation']}"
+
+
+def _found_lines(summary: Summary) -> list[list[str]]:
+    """What was revealed in each round, and by the best arm."""
+    lines = [["round", "revealed", "recall", "best score", "of"]]
+    for entry in summary["rounds"]:
+        best = max(entry["search"], key=lambda point: point["score"], default=None)
+        cells = ["\u2013", ""] if best is None else [_number(best["score"]), best.get("text") or f"{best['kind']} arm"]
+        told = (entry.get("recall") or {}).get("cumulative")
+        lines.append([str(entry["round"]), str(entry["revealed"]), _percent(told), *cells])
+    return lines
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rows = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(row.rstrip() for row in rows)
 
 
 def metric_names(summary: Summary) -> list[str]:
@@ -73,7 +91,7 @@ def write_report(folder: Path) -> Path:
     summary = read_json(path)
     config = _text_of(folder / "config.yaml")
     manifest = _text_of(folder / "manifest.json")
-    attacks = attacks_view(summary.get("attacks") or read_json(folder / "attacks.json"), summary)
+    attacks = attacks_view(read_json(folder / "attacks.json"), summary)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -93,6 +111,8 @@ def write_report(folder: Path) -> Path:
         open_round=summary["selected_round"] or len(summary["rounds"]),
         recall=recall_view(summary),
         attacks=attacks,
+        surface=_picture(folder / "surface.svg"),
+        surface_round=read_json(folder / "surface.json").get("round"),
         samples=_paired_samples(folder, summary),
         config=config,
         manifest=manifest,
@@ -100,6 +120,11 @@ def write_report(folder: Path) -> Path:
     # A lone surrogate is valid in JSON but not in UTF-8: one odd text must not cost the whole page.
     write_text(folder / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
     return folder / "report.html"
+
+
+def _picture(path: Path) -> str | None:
+    """An SVG file as the address of an image: what is in it is kept apart from the page."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else None
 
 
 def _text_of(path: Path) -> str:

@@ -202,14 +202,12 @@ def layers(values: Mapping[str, Sequence[float]], label: str) -> str:
     return _svg(figure, label)
 
 
-def recovery(steps: Sequence[int], curves: Mapping[str, Sequence[float]], base: float | None) -> str:
-    """The forget metric while a model is trained on true forget data again, at most two models; dotted: the base's."""
+def recovery(steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> str:
+    """The forget metric while a model is trained on true forget data again, at most two models."""
     figure, axes = _axes("training steps on true forget data", "forget metric", height=2.6)
     for (label, values), color, marker in zip(curves.items(), (FORGET, KEEP), ("o", "s"), strict=False):
         axes.plot(steps, values, color=color, marker=marker, markersize=4, label=label)
-    if base is not None:
-        axes.axhline(base, color=INK, linestyle=":", linewidth=1.2, label="base model, before")
     axes.set_xticks(steps)
-    _height(axes, [value for values in curves.values() for value in values] + ([] if base is None else [base]))
+    _height(axes, [value for values in curves.values() for value in values])
     _legend(figure, 2)
     return _svg(figure, "forget metric while relearning")

@@ -46,7 +46,6 @@ CHOICES = {
 NUMBERS = {
     "retain_loss_increase": "rise of the loss on texts to keep, nats a token",
     "per_forgetting": "the same for each unit of the forget metric",
-    "gradient_cosine": "cosine of the forget and retain gradients",
 }
 
 Summary = dict[str, Any]
@@ -134,8 +133,8 @@ def round_view(entry: dict[str, Any]) -> dict[str, Any]:
     for name, (title, caption) in MAPS.items():
         if not isinstance(maps[name], dict) or not any(maps[name].values()):
             continue
-        if (largest := plots.largest(maps[name])) < NEGLIGIBLE:
-            flat.append((title, largest))
+        if plots.largest(maps[name]) < NEGLIGIBLE:
+            flat.append(title)
         else:
             shown.append((title, plots.layers(maps[name], title), caption))
     best: dict[int, dict[str, Any]] = {}
@@ -151,6 +150,7 @@ def round_view(entry: dict[str, Any]) -> dict[str, Any]:
         "budget": entry.get("utility_budget"),
         "only": _only_strength(entry) if len(grid) == 1 else None,
         "flat": flat,
+        "negligible": NEGLIGIBLE,
         "interference": [
             (NUMBERS.get(name, name.replace("_", " ")), value)
             for name, value in interference.items()

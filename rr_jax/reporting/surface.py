@@ -1,4 +1,4 @@
-"""The figure of a trade-off surface: two panels, the loss on what is to be forgotten and on what is to be kept.
+"""The figure of a trade-off surface: two panels, the loss on the rows of the forget adapter and on texts to keep.
 
 Numbers in, SVG text out; it stands alone, so its colours are its own. Knows nothing of files or runs.
 """
@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 PANELS = {
-    "forget": ("on what is to be forgotten (should rise)", "Blues", "#2b5fa5"),
-    "retain": ("on texts to keep (should stay)", "YlOrBr", "#9a6412"),
+    "forget": ("on forget rows", "Blues", "#2b5fa5"),
+    "retain": ("on texts to keep", "YlOrBr", "#9a6412"),
 }
 INK = "#1f2933"
 LEVELS = 12
@@ -23,11 +23,13 @@ def surface_svg(surface: Mapping[str, Any]) -> str:
     """Both losses over the two strengths as contours, or over one as curves; the same numbers give the same text.
 
     Args:
-      surface: "eta_forget" [F], "eta_retain" [T], "forget_nll" and "retain_nll" [F, T], and "chosen", a point or None.
+      surface: "eta_forget" [F], "eta_retain" [T], "forget_nll" and "retain_nll" [F, T], "chosen", a point or None, and
+        "rows", of which each has "from".
     """
     figure = Figure(figsize=(9.2, 3.8), layout="constrained")
     for axes, (name, (title, colours, colour)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        axes.set_title(f"Loss {title}, nats a token", fontsize=9, color=INK)
+        source = surface["rows"][name]["from"]
+        axes.set_title(f"Loss {title} ({source}), nats a token", fontsize=9, color=INK)
         axes.set_xlabel("eta_forget", fontsize=9, color=INK)
         axes.tick_params(labelsize=8, labelcolor=INK)
         values = np.ma.masked_invalid(np.asarray(surface[f"{name}_nll"], float))  # [F, T]
@@ -36,7 +38,7 @@ def surface_svg(surface: Mapping[str, Any]) -> str:
         else:
             _curve(axes, surface, values, f"{name}_nll", colour)
         axes.margins(0.04)
-    label = "\u25cb before the round" + ("   \u2605 chosen" if surface["chosen"] else "")
+    label = "\u25cb before the round" + ("   \u2605 chosen" if _shown(surface) else "")
     figure.supxlabel(label, fontsize=9, color=INK)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rr-jax"}):
@@ -55,14 +57,25 @@ def _contours(figure: Figure, axes: Any, surface: Mapping[str, Any], values: Any
         _mark(axes, (surface["chosen"]["eta_forget"], surface["chosen"]["eta_retain"]), "*")
 
 
+def _shown(surface: Mapping[str, Any]) -> bool:
+    """Whether the chosen point lies on what is drawn: a curve goes along one axis, at 0 of the other."""
+    if not surface["chosen"]:
+        return False
+    fixed = {name for name in ("eta_forget", "eta_retain") if len(surface[name]) == 1}
+    if surface["retain_adapter"] is None:
+        fixed -= {"eta_retain"}
+    return all(surface["chosen"][name] == 0.0 for name in fixed)
+
+
 def _curve(axes: Any, surface: Mapping[str, Any], values: Any, key: str, colour: str) -> None:
     """One axis has 0 alone: the losses along the other."""
     along = "eta_forget" if len(surface["eta_retain"]) == 1 else "eta_retain"
-    axes.set_xlabel(along, fontsize=9, color=INK)
+    other = "eta_retain" if along == "eta_forget" else "eta_forget"
+    axes.set_xlabel(f"{along}, {other} 0" if surface["retain_adapter"] else along, fontsize=9, color=INK)
     line = values.reshape(-1)
     axes.plot(surface[along], line, color=colour, marker=".")
     _mark(axes, (0.0, line[surface[along].index(0.0)]), "o")
-    if surface["chosen"]:
+    if _shown(surface):
         _mark(axes, (surface["chosen"][along], surface["chosen"][key]), "*")
 
 

@@ -6,6 +6,7 @@ with jobs several runs go on at a time (`jobs`). Knows configurations and summar
 """
 
 import itertools
+import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -13,18 +14,18 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 import pydantic
 import yaml
 
 from rr_jax.attacks import check_steps, was_attacked
 from rr_jax.config import RunConfig, Section, Seed
 from rr_jax.config_errors import explain
-from rr_jax.config_file import load_config, read_yaml, set_value
-from rr_jax.reuse import needed_stages, stage_key, stage_path
+from rr_jax.config_file import load_config, plain, read_yaml, set_value
+from rr_jax.reuse import needed_stages, stage_key, stage_path, without
 from rr_jax.runfolder import check_config, read_json, write_json, write_text
 from rr_jax.sweeps.figures import write_figures
 from rr_jax.sweeps.jobs import Job, run_job, run_jobs
+from rr_jax.sweeps.rows import constraint_of, metrics_of, resistance, search_curve, seconds_of
 from rr_jax.sweeps.stacked import stacks, train_together
 from rr_jax.sweeps.table import Row, table
 
@@ -84,7 +85,8 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
         raise ValueError(f"sweep {path}: expected at least one seed, one axis, and at least one value on each axis")
     if len(set(sweep.seeds)) < len(sweep.seeds):
         raise ValueError(f"sweep {path}: seeds are {sweep.seeds}, expected each once: a repeat is no new run")
-    cells = []
+    _check_owned(sweep, path)
+    cells: list[Cell] = []
     for point in itertools.product(*(axis.items() for axis in sweep.axes.values())):
         labels = {axis: label for axis, (label, _) in zip(sweep.axes, point, strict=True)}
         merged: dict[str, Any] = dict(sweep.overrides)
@@ -94,8 +96,37 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
             out = Path(sweep.out) / "runs" / _folder_name([*labels.values(), f"seed{seed}"])
             values = merged | {"seed": seed, "out": str(out)}
             lines = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in values.items()]
-            cells.append(Cell(labels, seed, load_config(base, lines)))
+            try:
+                cells.append(Cell(labels, seed, load_config(base, lines)))
+            except ValueError as error:
+                where = ", ".join(f"{axis} {label!r}" for axis, label in labels.items())
+                raise ValueError(f"sweep {path}, {where}: {error}") from None
+    _check_distinct(cells, path)
     return sweep, cells
+
+
+def _check_owned(sweep: SweepConfig, path: Path) -> None:
+    """Refuses overrides of what the sweep itself gives to each run."""
+    places = {"overrides": sweep.overrides} | {
+        f"axes.{axis}.{label}": chosen for axis, labels in sweep.axes.items() for label, chosen in labels.items()
+    }
+    for place, chosen in places.items():
+        for key, instead in (("seed", "seeds"), ("out", "out")):
+            if key in chosen:
+                raise ValueError(
+                    f"sweep {path}: {place} has {key!r}, which the sweep's own {instead!r} gives to every run"
+                )
+
+
+def _check_distinct(cells: Sequence[Cell], path: Path) -> None:
+    """Refuses two combinations that are the same run."""
+    known: dict[str, Cell] = {}
+    for cell in cells:
+        key = json.dumps(without(plain(cell.config), ["out"]), sort_keys=True)
+        twin = known.setdefault(key, cell)
+        if twin is not cell:
+            one, other = (" · ".join(one.labels.values()) for one in (twin, cell))
+            raise ValueError(f"sweep {path}: {one!r} and {other!r} are the same configuration")
 
 
 def run_sweep(
@@ -178,7 +209,7 @@ def run_sweep(
             | metrics_of(summary)
             | (resistance(folder, summary) if steps else {})
             | constraint_of(cell.config)
-            | {"seconds": _seconds(folder)}
+            | {"seconds": seconds_of(folder)}
         )
         curves.append((row, *search_curve(summary)))
     out = Path(sweep.out)
@@ -224,113 +255,6 @@ def _train_stacks(
         note(
             f"stack {number} of {len(groups)}: {count} runs trained by {strategy} ({time.perf_counter() - start:.1f} s)"
         )
-
-
-def metrics_of(summary: dict[str, Any]) -> Row:
-    """Every number of a run: of its first search, of its recall, and of the selected round beside the base model's.
-
-    A run in which no round was accepted ends with the base model, which has forgotten nothing and kept all: it counts
-    as such, lest a mean over seeds leave out those that failed.
-    """
-    row: Row = {}
-    first = summary["rounds"][0]
-    if first["search"]:
-        scores = [point["score"] for point in first["search"]]
-        row |= {
-            "best_score": max(scores),
-            "mean_score": float(np.mean(scores)),
-            "generations": first["search"][-1]["generations"],
-            "collected_relevance": first["collected_relevance"],
-            "revealed": first["revealed"],
-            "recall": first["recall"]["cumulative"],
-        }
-    row |= {f"base/{name}": value for name, value in summary["base"].items()}
-    unchanged = {"round": 0, "metrics": summary["base"], "retention": {"": 1.0}, "eta_forget": 0.0}
-    selected = next(
-        (entry for entry in summary["rounds"] if entry["round"] == summary["selected_round"]),
-        unchanged if summary["status"] == "complete" else None,
-    )
-    if selected is not None and selected.get("metrics"):
-        name, metrics = summary["forget_metric"], selected["metrics"]
-        before = summary["base"][name]
-        row |= {
-            # given, and of some use: with strength 0 alone nothing of it is in the model
-            "forget_data": summary.get("forget_data") == "true"
-            and any(point["eta_forget"] for point in first.get("trade_off") or [selected]),
-            "rounds": summary["selected_round"],
-            "eta_forget": selected["eta_forget"],
-            "forget": metrics[name],
-            "forget_share": metrics[name] / before if before else 0.0,
-            "worst_retention": min(selected["retention"].values()),
-        }
-        perplexities = [value for metric, value in metrics.items() if metric.endswith("perplexity")]
-        row |= {"perplexity": perplexities[0]} if perplexities else {}
-        row |= {f"test/{metric}": value for metric, value in metrics.items()}
-    if first.get("trade_off"):
-        row |= interference_of(first, summary["base_validation"][summary["forget_metric"]])
-    return row
-
-
-def constraint_of(config: RunConfig) -> Row:
-    """What held the adapters apart in a run, and how strongly: "none" and 0 without a penalty."""
-    apart = config.release.orthogonality
-    penalty = apart.penalty if apart.weight > 0 else "none"
-    kinds = [kind for kind in (penalty, apart.projection) if kind != "none"]
-    return {"constraint/kind": " + ".join(kinds) or "none", "constraint/lambda": apart.weight * (penalty != "none")}
-
-
-def resistance(folder: Path, summary: dict[str, Any]) -> Row:
-    """What attacks bring back of a run's model, as shares of the base's forget metric: after each number of steps, and
-    by the way of asking that brings back most."""
-    found, before = read_json(folder / "attacks.json"), summary["base"][summary["forget_metric"]]
-    share = [value / before if before else 0.0 for value in found["relearn"]["forget"]]
-    steps = found["relearn"]["steps"]
-    asked = [line["released"] for way, line in found["prompts"].items() if way != "as_measured"]
-    row: Row = {f"relearned_{step}": value for step, value in zip(steps, share, strict=True) if step}
-    row |= {"asked_otherwise": max(asked) / before if before else 0.0} if asked else {}
-    return row | {"attack/steps": steps, "attack/forget_share": share}
-
-
-def interference_of(entry: dict[str, Any], base_forget: float, target: float = 0.1) -> Row:
-    """What forgetting costs of the texts to keep in a round, by validation data, at equal forgetting.
-
-    Args:
-      entry: of a round in the summary, with its trade-off.
-      base_forget: the base model's forget metric on validation data.
-      target: share of it that is left where runs are compared.
-
-    Returns:
-      retain_increase: loss on held-out texts to keep, minus the base model's, where the forget metric has come down to
-        the target; linear between the strengths tried, and not there if none comes down so far. Of several strengths
-        of the retain adapter the first is looked at.
-      overlap, norm_a, norm_update, output_ratio, gradient_cosine: means over modules and layers.
-      curve/forget_share, curve/retain_increase: of each strength, from 0 up.
-    """
-    grid = [point for point in entry["trade_off"] if point["eta_retain"] == entry["trade_off"][0]["eta_retain"]]
-    grid = sorted(grid, key=lambda point: float(point["eta_forget"]))
-    shares = [1.0, *(point["forget"] / base_forget if base_forget else 0.0 for point in grid)]
-    rises = [0.0, *(point["retain_nll"] - entry["base_retain_nll"] for point in grid)]
-    row: Row = {"curve/forget_share": shares, "curve/retain_increase": rises}
-    for (left, before), (right, after) in itertools.pairwise(zip(shares, rises, strict=True)):
-        if right <= target < left:
-            row["retain_increase"] = before + (after - before) * (left - target) / (left - right)
-            break
-    layers = {name: entry.get(name) for name in ("overlap", "norm_a", "norm_update")} | entry.get("interference", {})
-    maps = {name: found for name, found in layers.items() if isinstance(found, dict)}
-    means = {name: np.mean([np.mean(values) for values in found.values()]) for name, found in maps.items()}
-    return row | {name: float(mean) for name, mean in means.items()}
-
-
-def _seconds(folder: Path) -> float:
-    """Time of a run's stages but the base model's measurement, as its manifest has it."""
-    spent: dict[str, float] = read_json(folder / "manifest.json").get("seconds", {})
-    return sum(value for stage, value in spent.items() if not stage.endswith(", base"))
-
-
-def search_curve(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Generations spent and scores, in the order of evaluation, of a run's first search; both [evaluations]."""
-    points = summary["rounds"][0]["search"]
-    return np.array([p["generations"] for p in points]), np.array([p["score"] for p in points], float)
 
 
 def _finished(folder: Path, steps: Sequence[int]) -> bool:

@@ -8,6 +8,20 @@ from scipy import stats
 
 Row = dict[str, Any]
 ALWAYS = ("best_score", "collected_relevance", "forget_share", "worst_retention")  # shown of a single combination too
+MEANINGS = {  # of columns whose names do not say it
+    "forget_data": "whether true forget data was given",
+    "rounds": "the selected round, 0 for the base model; a run in which no strength kept within the budgets counts as that",
+    "forget_share": "forget metric as a share of the base's, test data",
+    "worst_retention": "share of the base's value that the worst utility metric keeps, test data",
+    "overlap": "mean |cosine| of what the forget and the retain adapter read",
+    "output_ratio": "how strongly the forget adapter acts on texts to keep, relative to texts to forget",
+    "gradient_cosine": "of the gradients on texts to forget and to keep",
+    "norm_a": "Frobenius norm of the forget adapter's A",
+    "norm_update": "of its update A B",
+    "retain_increase": "rise of the loss on validation texts to keep, nats a token, where the forget metric is a tenth of "
+    "the base's on validation data: linear between the strengths tried, whichever was selected",
+    "asked_otherwise": "forget metric by the way of asking that brings back most, as a share of the base's",
+}
 WIDTH = 7  # numbers in a line; more go into a further table of the same lines
 
 
@@ -68,6 +82,9 @@ def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
         tables.append("\n".join(lines) + "\n")
     if same:
         tables.append(f"The same in all runs: {', '.join(same)}\n")
+    meant = [f"{name}: {MEANINGS[name]}" for name in numbers if name in MEANINGS]
+    if meant:
+        tables.append("\n".join(f"* {line}" for line in meant) + "\n")
     return "\n".join(tables)
 
 
@@ -79,5 +96,9 @@ def _cell(values: Sequence[Any], of: int = 0) -> str:
     if all(isinstance(value, bool) for value in values):
         return "/".join("yes" if value else "no" for value in dict.fromkeys(values))
     mean, half = interval(values)
-    said = f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} +- {half:.3f}"
+    if all(isinstance(value, int) for value in values) and len(set(values)) == 1:
+        said = str(values[0])
+    else:
+        places = 3 if abs(mean) < 20 else 0
+        said = f"{mean:.{places}f}" if np.isnan(half) else f"{mean:.{places}f} +- {half:.{places}f}"
     return said if len(values) >= of else f"{said} ({len(values)} of {of})"

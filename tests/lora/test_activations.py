@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rr_jax
+from rr_jax.data.packing import Packed
 from rr_jax.lora.activations import dominant_directions, output_energy
 from rr_jax.lora.adapter import init_adapter
 from rr_jax.models import hub
@@ -100,6 +101,12 @@ def test_the_energy_of_an_update_is_that_of_the_dense_matrix():
             )
             expected = np.trace(dense.T @ moments[name][layer] @ dense) / tokens
             np.testing.assert_allclose(energy[layer], expected, rtol=1e-4)
+
+
+def test_rows_without_tokens_have_no_directions():
+    empty = Packed(*(np.zeros_like(array) for array in tiny.rows(1)))
+    with pytest.raises(ValueError, match="the rows have no tokens, expected at least one"):
+        dominant_directions(tiny.params(), empty, tiny.CONFIG, ("q",), 2)
 
 
 def test_as_many_directions_as_inputs_leave_nothing():

@@ -1,5 +1,6 @@
 """The page of a run: whole, self-contained, escaped, and built from incomplete runs too."""
 
+import base64
 import copy
 import json
 import re
@@ -54,14 +55,27 @@ SUMMARY = {
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 
 
-def make(folder, summary, after="safe"):
+def make(folder, summary, after="safe", attacks=None):
     (folder / "samples").mkdir()
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.yaml").write_text("seed: 0\n")
     for name, text in (("base", "<script>alert(1)</script>"), ("round_01", after)):
         lines = [{"metric": m, "prompt": "p & q", "response": text} for m in ("f", "u")]
         (folder / "samples" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if attacks is not None:
+        (folder / "attacks.json").write_text(json.dumps(attacks))
     return write_report(folder).read_text()
+
+
+def test_a_run_until_reveal_prints_what_it_found():
+    search = [POINT | {"score": 0.25, "text": "ask"}, POINT | {"score": 0.5, "text": "", "kind": "soft"}]
+    entry = {"round": 1, "search": search, "revealed": 12, "recall": {"cumulative": 0.4}, "metrics": None}
+    text = summary_table({"base": {}, "rounds": [entry, entry | {"round": 2, "search": [], "recall": {}}]})
+    assert [line.split() for line in text.splitlines()] == [
+        ["round", "revealed", "recall", "best", "score", "of"],
+        ["1", "12", "40", "%", "0.500", "soft", "arm"],
+        ["2", "12", "\u2013", "\u2013"],
+    ]
 
 
 def test_the_page_is_whole_escaped_and_needs_no_network(tmp_path):
@@ -294,7 +308,7 @@ def test_a_map_without_anything_on_it_is_a_sentence(tmp_path):
     summary = copy.deepcopy(SUMMARY)
     summary["rounds"][0]["update_cosine"] = {"q": [0.0004, -0.002], "v": [None, 0.0]}
     page = make(tmp_path, summary)
-    assert "Direction of the two updates: at most 0.002 in absolute value" in page
+    assert "Direction of the two updates: below 0.005 in absolute value" in page
     assert page.count("<svg") == 4
 
 
@@ -308,15 +322,10 @@ def test_interference_is_shown_when_a_round_has_it(tmp_path):
     assert "0.625</text>" in page
     assert "-0.500</text>" in page
     assert re.search(r"nats a token<td class=\"number\">0\.0125", page)
-    summary["rounds"][0]["interference"] = interference | {"gradient_cosine": -0.75}
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    page = write_report(tmp_path).read_text()
-    assert page.count("<svg") == 6
-    assert re.search(r"cosine of the forget and retain gradients<td class=\"number\">-0\.7500", page)
 
 
 ATTACKS = {
-    "relearn": {"steps": [0, 5, 10], "forget": [0.1, None, 0.6], "base_forget": 0.9, "label": "round <1>"},
+    "relearn": {"steps": [0, 5, 10], "forget": [0.1, None, 0.6], "base": [0.9, 0.9, 0.95]},
     "quantize": {"8": {"f": 0.125, "u": 0.7, "degenerate": 0.0}, "4": {"f": 0.375, "u": 0.5}},
     "prompts": {"few_shot": {"f": 0.625}},
 }
@@ -330,9 +339,8 @@ def rows_of(page):
 
 
 def test_attacks_are_a_curve_and_tables_beside_the_base_and_the_released_model(tmp_path):
-    page = make(tmp_path, SUMMARY | {"attacks": ATTACKS})
+    page = make(tmp_path, SUMMARY, attacks=ATTACKS)
     assert page.count("<svg") == 6
-    assert "round &lt;1&gt;" in page
     base, released = ["base model", "0.900", "0.800"], ["as released", "0.100", "0.760"]
     rounded = [["released, 8 bits", "0.125", "0.700"], ["released, 4 bits", "0.375", "0.500"]]
     assert rows_of(page) == [base, released, ["few shot", "0.625", "\u2013"], base, released, *rounded]
@@ -363,10 +371,19 @@ def test_attacks_may_lie_in_a_file_of_their_own_and_lack_a_part(tmp_path):
 
 
 def test_rounding_of_the_base_stands_beside_that_of_the_released_model(tmp_path):
-    page = make(tmp_path, SUMMARY | {"attacks": {"quantize": {"4": {"f": 0.25}}, "quantize_base": {"4": {"f": 0.875}}}})
+    page = make(tmp_path, SUMMARY, attacks={"quantize": {"4": {"f": 0.25}}, "quantize_base": {"4": {"f": 0.875}}})
     assert [row[0] for row in rows_of(page)] == ["base model", "base model, 4 bits", "as released", "released, 4 bits"]
     assert [row[1] for row in rows_of(page)] == ["0.900", "0.875", "0.100", "0.250"]
     assert "<h3>Relearning</h3>" not in page
+
+
+def test_a_surface_that_was_drawn_is_in_the_page(tmp_path):
+    (tmp_path / "surface.svg").write_text("<svg>&</svg>")
+    (tmp_path / "surface.json").write_text(json.dumps({"round": 1}))
+    page = make(tmp_path, SUMMARY)
+    assert f'src="data:image/svg+xml;base64,{base64.b64encode(b"<svg>&</svg>").decode()}"' in page
+    (tmp_path / "surface.svg").unlink()
+    assert "Loss over both strengths" not in write_report(tmp_path).read_text()
 
 
 def test_a_broken_attacks_file_is_named(tmp_path):

@@ -13,7 +13,8 @@ from rr_jax import rounds
 from rr_jax.config import Method
 from rr_jax.models.hub import save
 from rr_jax.sweeps import figures, jobs
-from rr_jax.sweeps.grid import interference_of, load_sweep, metrics_of, run_sweep
+from rr_jax.sweeps.grid import load_sweep, run_sweep
+from rr_jax.sweeps.rows import constraint_of, interference_of, metrics_of
 from rr_jax.sweeps.table import interval, table
 from tests import tiny
 
@@ -77,7 +78,8 @@ def test_a_sweep_leaves_rows_a_table_and_figures_and_resumes(sweep, tmp_path, mo
         assert (tmp_path / "sweep" / name).read_bytes().startswith(b"\x89PNG")
     lines = (tmp_path / "sweep" / "sweep.md").read_text().splitlines()
     assert [line.startswith("| ucb | none | 2 |") for line in lines[:6]] == [False, False, True, False, False, False]
-    assert lines[6] == "" and lines[-1].startswith("The same in all runs: ")
+    assert lines[6] == "" and sum(line.startswith("The same in all runs: ") for line in lines) == 1
+    assert "* worst_retention: share of the base's value that the worst utility metric keeps, test data" in lines
     summary = json.loads((tmp_path / "sweep" / "runs" / "ucb-none-seed0" / "summary.json").read_text())
     assert rows[0]["forget"] == summary["rounds"][0]["metrics"]["forget"]
     assert rows[0]["best_score"] == max(point["score"] for point in summary["rounds"][0]["search"])
@@ -237,7 +239,41 @@ def test_the_table_of_baselines_compares_like_with_like():
 
 def test_the_table_says_whether_the_forget_data_was_used():
     rows = [{"a": "ours", "seed": 0, "forget_data": False}, {"a": "theirs", "seed": 0, "forget_data": True}]
-    assert table(rows, ["a"]).splitlines()[2:] == ["| ours | 1 | no |", "| theirs | 1 | yes |"]
+    lines = table(rows, ["a"]).splitlines()
+    assert lines[2:4] == ["| ours | 1 | no |", "| theirs | 1 | yes |"]
+    assert lines[-1] == "* forget_data: whether true forget data was given"
+
+
+def test_what_only_strength_0_was_tried_of_was_given_no_data():
+    point = {"eta_forget": 0.0, "eta_retain": 0.0, "forget": 0.8, "retain_nll": 1.0}
+    entry = {"round": 1, "search": [], "metrics": {"f": 0.8}, "retention": {"u": 1.0}, "eta_forget": 0.0,
+             "base_retain_nll": 1.0, "trade_off": [point]}  # fmt: skip
+    summary = {
+        "status": "complete", "forget_metric": "f", "forget_data": "true", "base": {"f": 0.8}, "rounds": [entry],
+        "base_validation": {"f": 0.8}, "selected_round": 1,
+    }  # fmt: skip
+    assert metrics_of(summary)["forget_data"] is False
+    tried = [point, point | {"eta_forget": 0.5}]
+    assert metrics_of(summary | {"rounds": [entry | {"trade_off": tried}]})["forget_data"] is True
+
+
+def test_a_mean_over_some_of_the_runs_says_over_how_many():
+    rows = [{"a": "one", "seed": seed} | ({"x": float(seed)} if seed else {}) for seed in range(3)]
+    rows += [{"a": "two", "seed": seed, "x": 200.0 + seed} for seed in range(3)]
+    lines = table(rows, ["a"]).splitlines()
+    assert lines[2] == f"| one | 3 | 1.500 +- {0.5 * stats.t.ppf(0.975, 1):.3f} (2 of 3) |"
+    assert lines[3] == "| two | 3 | 201 +- 2 |"
+
+
+def test_a_row_knows_what_held_the_adapters_apart(sweep):
+    def constraint(**given):
+        _, (cell,) = load_sweep(sweep(axes={"a": {"x": {"release.orthogonality": given}}}), ["seeds=[0]"])
+        return tuple(constraint_of(cell.config).values())
+
+    assert constraint(penalty="olora", weight=0.5) == ("olora", 0.5)
+    assert constraint(penalty="olora", weight=0.5, projection="complement") == ("olora + complement", 0.5)
+    assert constraint(penalty="none", projection="complement") == ("complement", 0.0)
+    assert constraint(penalty="olora", weight=0.0) == ("none", 0.0)
 
 
 def test_a_run_that_was_not_accepted_counts_as_the_base_model():
@@ -265,7 +301,22 @@ def test_a_run_that_was_not_accepted_counts_as_the_base_model():
         (
             {"axes": {"a": {"x": {"release.pairng": "none"}}}},
             [],
-            "unknown key 'release.pairng'; did you mean 'pairing'",
+            "sweep.yaml, a 'x': .*unknown key 'release.pairng'; did you mean 'pairing'",
+        ),
+        (
+            {"axes": {"a": {"x": {"seed": 3}}}},
+            [],
+            "axes.a.x has 'seed', which the sweep's own 'seeds' gives to every run",
+        ),
+        (
+            {"overrides": {"out": "elsewhere"}},
+            [],
+            "overrides has 'out', which the sweep's own 'out' gives to every run",
+        ),
+        (
+            {"axes": {"a": {"x": {}, "y": {"rounds": 1}}}},
+            [],
+            "'x' and 'y' are the same configuration",
         ),
         (
             {},
@@ -297,6 +348,32 @@ def test_interference_is_the_retain_loss_where_a_tenth_of_the_forget_metric_is_l
     assert "retain_increase" not in interference_of(
         entry | {"trade_off": entry["trade_off"][1:]}, 0.8
     )  # not so far down
+
+
+def test_constraints_at_several_lambdas_are_drawn_against_it(tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(figures, "_save", lambda path, figure: shown.update({path.name: figure}) or path)
+    rows = [
+        {"task": task, "constraint": f"{kind} {strength}", "seed": seed, "constraint/kind": kind,
+         "constraint/lambda": strength, "overlap": 0.1 / (1 + strength) + seed / 1000,
+         "retain_increase": 0.3 - strength / 10}
+        for task in ("a", "b") for seed in (0, 1)
+        for kind, strength in (("none", 0.0), ("olora", 2.0), ("olora", 0.5), ("complement", 0.0))
+    ]  # fmt: skip
+    figures.write_figures(tmp_path, rows, [], ["task", "constraint"])
+    axes = shown["against_lambda.png"].axes
+    assert [plot.get_title() for plot in axes] == ["a", "b", "", ""]
+    labels = [handle.get_label() for handle in axes[0].get_legend_handles_labels()[0]]
+    assert labels == ["none", "olora"]  # one lambda is no line
+    (overlap,), (rise,) = axes[0].containers, axes[3].containers
+    assert overlap[0].get_xdata().tolist() == [0.5, 2.0]
+    np.testing.assert_allclose(overlap[0].get_ydata(), [0.1 / 1.5 + 5e-4, 0.1 / 3 + 5e-4])
+    np.testing.assert_allclose(rise[0].get_ydata(), [0.25, 0.1])
+    # where the same lambda stands for several settings, a mean over them would be of nothing
+    shown.clear()
+    mixed = [row | {"place": place} for row in rows for place in ("joint", "anchor")]
+    figures.write_figures(tmp_path, mixed, [], ["task", "place", "constraint"])
+    assert "against_lambda.png" not in shown
 
 
 def test_figures_of_interference(tmp_path):
