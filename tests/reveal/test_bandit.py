@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from bandit_reference import D, as_float64, data, flat
 
 from rr_jax.reveal import bandit
@@ -134,6 +133,7 @@ def test_fit_equals_float64_adam_and_restarts_from_the_initial_weights():
 
 def torch_network(params):
     """The network of one hidden layer in torch, float64."""
+    torch = pytest.importorskip("torch")
     model = torch.nn.Sequential(torch.nn.Linear(D, len(params["layer_0"]["bias"])), torch.nn.ReLU())
     model.append(torch.nn.Linear(model[0].out_features, 1)).double()
     with torch.no_grad():
@@ -144,6 +144,7 @@ def torch_network(params):
 
 
 def test_fit_equals_torch_adam_with_weight_decay():
+    torch = pytest.importorskip("torch")
     state, evaluated, rewards = observed_state()
     model = torch_network(state.initial_params)
     x, y = torch.tensor(evaluated, dtype=torch.float64), torch.tensor(rewards, dtype=torch.float64)
@@ -312,6 +313,7 @@ def test_picks_follow_the_float64_reference(posterior):
 
 
 def test_the_preset_follows_a_torch_transcription_of_instinct_in_float64():
+    torch = pytest.importorskip("torch")
     config = bandit.instinct()
     arms, rewards = data(12, seed=11)
     arms[:, 1] *= 0.1
