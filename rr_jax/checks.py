@@ -116,6 +116,15 @@ def _check_constraint(config: RunConfig, lm: LanguageModel) -> None:
     if looks or apart.projection != "none" or (of_pairs and apart.penalty == "input_angles"):
         others = apart.directions if looks else rank
         _check_room(own + others, release.adapter.targets, {name: shape[0] for name, shape in shapes.items()}, "inputs")
+    if (
+        of_pairs
+        and apart.projection == "complement"
+        and apart.penalty in ("normalized", "olora", "frobenius", "input_angles")
+    ):
+        raise ValueError(
+            f"release.orthogonality.projection 'complement' makes what penalty {apart.penalty!r} adds up zero, and its "
+            "gradient rounding noise: give release.orthogonality.penalty=none"
+        )
     if of_pairs and apart.penalty == "output_angles":
         _check_room(own + rank, release.adapter.targets, {name: shape[1] for name, shape in shapes.items()}, "outputs")
 

@@ -123,6 +123,7 @@ def test_a_constraint_must_be_able_to_act(refused):
     without_pairs = apart(rounds=2, memory=True, penalty="activations", directions=2)
     assert "found penalty 'activations' with weight 1, projection 'none'" in without_pairs
     assert "with weight 0, projection 'none'" in apart(rounds=2, memory=True, penalty="olora", weight=0.0)
+    assert "'complement' makes what penalty 'olora' adds up zero" in apart(penalty="olora", projection="complement")
     # two adapters that read, or write, everything have no angle to be held apart by
     assert "take 20 directions of the 16 inputs of 'q'" in apart(rank=10, penalty="input_angles")
     assert "take 10 directions of the 8 outputs of 'v'" in apart(rank=5, penalty="output_angles", targets=("q", "v"))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rr_jax.config import TrainConfig
+from rr_jax.lora.activations import dominant_directions
 from rr_jax.lora.adapter import init_adapter
 from rr_jax.release.many import Member, train_many
 from rr_jax.release.trainer import TrainingDiverged, train
@@ -42,6 +43,37 @@ def test_members_train_as_they_would_alone(strategy, mode):
         for (_, ours), (_, theirs) in zip(log, lines, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-5)
     assert logs[0][-1][1]["orthogonality"] > logs[2][-1][1]["orthogonality"]  # each under its own lambda
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        {"penalty": "activations"},
+        {"penalty": "none", "projection": "null_space"},
+        {"penalty": "none", "projection": "complement"},
+    ],
+)
+def test_each_member_has_its_own_directions_and_partner(constraint):
+    params = tiny.params()
+    members = [
+        member(m, 0.3)[0]._replace(
+            directions=dominant_directions(params, tiny.rows(40 + m), tiny.CONFIG, ("q", "down"), 3)
+        )
+        for m in range(2)
+    ]
+    together = train_many(members, params, tiny.CONFIG, SECTION, scale=2.0, strategy="map", **constraint)
+    for one, found in zip(members, together, strict=True):
+        alone = train(
+            one.adapters, params, one.data, tiny.CONFIG, SECTION, scale=2.0, penalty_weight=one.penalty_weight,
+            directions=one.directions, seed=one.seed, **constraint,
+        )  # fmt: skip
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, alone)
+    if "projection" in constraint:  # and it was there
+        name = constraint["projection"]
+        others = (one.directions["q"].basis if name == "null_space" else found["retain"]["q"]["a"]
+                  for one, found in zip(members, together, strict=True))  # fmt: skip
+        for found, other in zip(together, others, strict=True):
+            assert np.abs(np.einsum("lir,lik->lrk", found["forget"]["q"]["a"], other)).max() < 1e-5
 
 
 def test_a_member_that_diverges_leaves_the_others_as_they_are():

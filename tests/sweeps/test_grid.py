@@ -271,7 +271,7 @@ def test_a_row_knows_what_held_the_adapters_apart(sweep):
         return tuple(constraint_of(cell.config).values())
 
     assert constraint(penalty="olora", weight=0.5) == ("olora", 0.5)
-    assert constraint(penalty="olora", weight=0.5, projection="complement") == ("olora + complement", 0.5)
+    assert constraint(penalty="olora", weight=0.5, projection="null_space") == ("olora + null_space", 0.5)
     assert constraint(penalty="none", projection="complement") == ("complement", 0.0)
     assert constraint(penalty="olora", weight=0.0) == ("none", 0.0)
 
