@@ -18,6 +18,7 @@ from rr_jax.lora import algebra
 from rr_jax.models.hub import save
 from rr_jax.models.transformer import forward
 from rr_jax.random import derive_seed
+from rr_jax.release.compose import Point
 from rr_jax.release.interference import output_ratio
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.reveal.collect import Collection
@@ -266,8 +267,11 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
     increase = reference_nll(released, held_out) - reference_nll(base, held_out)
     assert found["retain_loss_increase"] == pytest.approx(increase, abs=0.02)
     gone = summary["base_validation"]["forget"] - entry["validation"]["forget"]
-    if gone > 0:
-        assert found["per_forgetting"] == pytest.approx(found["retain_loss_increase"] / gone)
+    assert ("per_forgetting" in found) == (gone > 0)
+    point = Point(0.3, 1.0, forget=0.2, utility=1.0, degenerate=0.0, retain_nll=1.5, retention={})
+    cost = {"retain_loss_increase": 0.5, "per_forgetting": 0.5 / 0.6}
+    assert release_stages.cost_of(point, 1.0, 0.8) == pytest.approx(cost)
+    assert release_stages.cost_of(point, 1.0, 0.2) == {"retain_loss_increase": 0.5}  # nothing was forgotten
     forget = checkpoint_arrays(tmp_path / "run")[2].arrays["forget"]
     ratio = output_ratio(base.params, forget, held_out, trained_on[0]["forget"], base.config)
     for name, values in ratio.items():

@@ -60,10 +60,14 @@ def _figure(panels: Sequence[str]) -> tuple[Figure, list[Any]]:
     for plot in plots[len(panels) :]:
         plot.remove()
     for plot, title in zip(plots, panels, strict=False):
-        plot.set_title(title, fontsize=10)
-        plot.spines[["top", "right"]].set_visible(False)
-        plot.tick_params(labelsize=8)
+        _dress(plot, title)
     return figure, plots[: len(panels)]
+
+
+def _dress(plot: Any, title: str) -> None:
+    plot.set_title(title, fontsize=10)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.tick_params(labelsize=8)
 
 
 def _legend(figure: Figure, plots: Sequence[Any]) -> None:
@@ -172,9 +176,7 @@ def _against_lambda(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
     plots = figure.subplots(len(measures), len(panels), squeeze=False, sharex=True)
     for line, (name, label) in enumerate(measures.items()):
         for plot, panel in zip(plots[line], panels, strict=True):
-            plot.set_title(panel if line == 0 else "", fontsize=10)
-            plot.spines[["top", "right"]].set_visible(False)
-            plot.tick_params(labelsize=8)
+            _dress(plot, panel if line == 0 else "")
             members = [row for row in rows if panel in ("", row[axes[0]]) and name in row]
             free = [row[name] for row in members if row["constraint/kind"] == "none"]
             if free:
