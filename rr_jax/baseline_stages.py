@@ -19,7 +19,7 @@ from rr_jax.models.transformer import Adapter
 from rr_jax.random import derive_seed
 from rr_jax.release.baseline_trainer import train_baseline
 from rr_jax.release.baselines import BETA, uses_retain, with_strength
-from rr_jax.release.interference import overlaps
+from rr_jax.release.interference import Layers, overlaps
 from rr_jax.release.trainer import train
 from rr_jax.release_stages import (
     choose_strength,
@@ -123,7 +123,7 @@ def compose_stage(
     def repair(strength: float) -> Adapter:
         return heal(context, round, composed(strength), trained.arrays["forget"])
 
-    def build(strength: float, eta_retain: float) -> tuple[Tree, dict[str, Any]]:
+    def build(strength: float, eta_retain: float) -> tuple[Tree, Layers]:
         if release.retain.place == "none":
             return {"deltas": composed(strength)}, {}
         healed = repair(strength)

@@ -5,6 +5,10 @@ disk leaves the previous stage as the newest. A checkpoint that exists and canno
 to start again.
 """
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,9 +65,10 @@ class Checkpoints:
         if shapes:
             items["arrays"] = ocp.args.StandardSave(arrays)
         try:
-            # force: a stage may come after a later one, which was taken over from another run
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-            self._manager.wait_until_finished()
+            with _threads_silenced():
+                # force: a stage may come after a later one, which was taken over from another run
+                self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+                self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} could not be written ({_first_line(error)}); earlier stages are "
@@ -98,6 +103,26 @@ class Checkpoints:
     def close(self) -> None:
         """Ends the manager's threads."""
         self._manager.close()
+
+
+@contextmanager
+def _threads_silenced() -> Iterator[None]:
+    """While Orbax saves, what its threads say is dropped: each logs a traceback of the error that the save raises anyway,
+    and after a failure the writes still under way report to an event loop that is closed. They may come later, so
+    after a failure it stays so."""
+    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+
+    def other(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    for logger in loggers:
+        logger.disabled = True
+    sys.unraisablehook = other
+    yield
+    for logger in loggers:
+        logger.disabled = False
+    sys.unraisablehook = hook
 
 
 def _first_line(error: Exception) -> str:

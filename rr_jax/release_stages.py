@@ -20,7 +20,16 @@ from rr_jax.lora.algebra import add, merge_error
 from rr_jax.models.transformer import Adapter, Params
 from rr_jax.random import derive_seed, stream
 from rr_jax.release.compose import Point, choose_eta, compose, ends_climb
-from rr_jax.release.interference import by_layer, gradient_cosine, layer_values, output_ratio, overlaps, sizes
+from rr_jax.release.interference import (
+    Layers,
+    by_layer,
+    gradient_cosine,
+    layer_values,
+    output_ratio,
+    overlaps,
+    readings,
+    sizes,
+)
 from rr_jax.release.pairing import training_examples
 from rr_jax.release.trainer import train
 from rr_jax.runfolder import write_lines
@@ -151,10 +160,14 @@ def end_training(
     }
     values = {f"loss/{name}": value for name, value in loss.items()}
     values |= {f"interference/{name}": float(np.mean([*found.values()])) for name, found in interference.items()}
-    others = sizes(adapter) | (overlaps(adapter, trained["retain"]) if "retain" in trained else {})
-    values |= layer_values({f"interference/{name}": found for name, found in interference.items()} | others)
+    layers = sizes(adapter) | readings(adapter, training.directions)
+    layers |= overlaps(adapter, trained["retain"]) if "retain" in trained else {}
+    values |= layer_values({f"interference/{name}": found for name, found in interference.items()} | layers)
+    if training.memory is not None:
+        earlier = overlaps(adapter, training.memory)
+        values |= layer_values({f"memory/{name}": found for name, found in earlier.items()})
     context.log(round, "train", steps, values)
-    return Stage(dict(trained), {"loss": loss, "interference": interference} | others)
+    return Stage(dict(trained), {"loss": loss, "interference": interference, "layers": layers})
 
 
 def _retain_directions(context: Context, params: Params, retain: Packed) -> dict[str, Directions] | None:
@@ -182,7 +195,7 @@ def compose_stage(
     def repair(eta_forget: float, eta_joint: float) -> Adapter:
         return heal(context, round, composed(eta_forget, eta_joint), forget)
 
-    def build(eta_forget: float, eta_retain: float) -> tuple[Tree, dict[str, Any]]:
+    def build(eta_forget: float, eta_retain: float) -> tuple[Tree, Layers]:
         if place not in ("after", "joint+after"):
             return {"deltas": composed(eta_forget, eta_retain)}, {}
         healed = repair(eta_forget, eta_retain if place == "joint+after" else 0.0)
@@ -197,22 +210,22 @@ def choose_strength(
     round: int,
     deltas: Adapter | None,
     base_metrics: dict[str, float],
-    build: Callable[[float, float], tuple[Tree, dict[str, Any]]],
+    build: Callable[[float, float], tuple[Tree, Layers]],
     grid: Sequence[float],
 ) -> Stage:
     """Goes up the grid of strengths on validation data and chooses a pair by the rule of the configuration.
 
     `build` makes, of the strengths of the subtraction and of the retain adapter, the arrays that the stage leaves behind,
-    "deltas" among them, and what is to be said of them. The grid is left early by `ends_climb`.
+    "deltas" among them, and what is measured of them by layer. The grid is left early by `ends_climb`.
     """
     config, task, held_out = context.config, context.task, held_out_rows(context)
     eta, model_config = config.release.eta, context.base.config
     added_strengths = [0.0] if config.release.retain.place in ("anchor", "none") else sorted(eta.retain)
     points: list[Point] = []
-    outcomes: list[tuple[Tree, dict[str, float], dict[str, Any]]] = []
+    outcomes: list[tuple[Tree, dict[str, float], Layers]] = []
     for eta_forget in sorted(grid):
         for eta_retain in added_strengths:
-            arrays, said = build(eta_forget, eta_retain)
+            arrays, layers = build(eta_forget, eta_retain)
             name = f"eta {eta_forget:g}" + (f" and {eta_retain:g}" if len(added_strengths) > 1 else "")
             metrics, _ = measure(context, arrays["deltas"], "valid", f"round {round}, {name}")
             kept = retention(task, metrics, base_metrics)
@@ -226,7 +239,7 @@ def choose_strength(
                 retention=kept,
             )
             points.append(point)
-            outcomes.append((arrays, metrics, said))
+            outcomes.append((arrays, metrics, layers))
             values = {name: value for name, value in point._asdict().items() if name != "retention"}
             context.log(round, "compose", len(points), values)
         if ends_climb(points[-len(added_strengths) :], eta):
@@ -245,15 +258,15 @@ def choose_strength(
     }
     if chosen is None:
         return Stage({} if deltas is None else {"deltas": deltas}, meta | {"validation": None})
-    arrays, metrics, said = outcomes[points.index(chosen)]
+    arrays, metrics, layers = outcomes[points.index(chosen)]
     cost = cost_of(chosen, meta["base_retain_nll"], base_metrics[task.forget_metric])
-    values = layer_values(said) | {f"interference/{name}": value for name, value in cost.items()}
+    values = layer_values(layers) | {f"interference/{name}": value for name, value in cost.items()}
     if config.dtype == "bfloat16":
         lost = {name: float(found.max()) for name, found in merge_error(context.base.params, arrays["deltas"]).items()}
         values |= {f"merge_error/{module}": value for module, value in lost.items()}
-        said = said | {"merge_error": lost}
+        meta["merge_error"] = lost
     context.log(round, "compose", len(points), values)
-    return Stage(arrays, meta | {"validation": metrics, "cost": cost} | said)
+    return Stage(arrays, meta | {"validation": metrics, "cost": cost, "layers": layers})
 
 
 def cost_of(point: Point, base_retain_nll: float, base_forget: float) -> dict[str, float]:

@@ -23,7 +23,6 @@ from rr_jax.models.encoder_hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
 from rr_jax.models.transformer import Adapter
 from rr_jax.release.compose import RULES
-from rr_jax.release.interference import ANGLES
 from rr_jax.release.trainer import TrainingDiverged
 from rr_jax.release_stages import compose_stage, measure_stage, train_stage
 from rr_jax.reporting.page import write_report
@@ -229,12 +228,10 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             "base_retain_nll": composed.meta["base_retain_nll"],
             "validation": composed.meta["validation"],
         }
-        if "given" in trained.meta:
-            entry["given"] = trained.meta["given"]
         # of the forget adapter with the retain adapter that repaired it, or else with the one trained beside it
-        both = trained.meta | composed.meta
-        measures = ("overlap", "update_cosine", *ANGLES, "interference", "norm_a", "norm_update", "merge_error")
-        entry |= {name: both[name] for name in measures if name in both}
+        entry |= trained.meta.get("layers", {}) | composed.meta.get("layers", {})
+        said = trained.meta | composed.meta
+        entry |= {name: said[name] for name in ("given", "interference", "merge_error") if name in said}
         if composed.meta["accepted"] and "interference" in entry:
             entry["interference"] |= composed.meta["cost"]
         if not composed.meta["accepted"]:

@@ -33,7 +33,7 @@ def olora_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     Raises:
       ValueError: if the adapters share no module, which would make the constraint empty.
     """
-    return sum((jnp.sum(jnp.abs(dots)) for dots in _dots(forget, retain).values()), start=jnp.zeros(()))
+    return jnp.sum(_stack(olora_by_layer(forget, retain)))
 
 
 def normalized_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
@@ -45,7 +45,7 @@ def normalized_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     Raises:
       ValueError: if the adapters share no module.
     """
-    return jnp.mean(jnp.stack([jnp.mean(overlap) for overlap in overlap_by_layer(forget, retain).values()]))
+    return jnp.mean(_stack(overlap_by_layer(forget, retain)))
 
 
 def frobenius_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
@@ -54,7 +54,7 @@ def frobenius_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     Raises:
       ValueError: if the adapters share no module.
     """
-    return sum((jnp.sum(dots**2) for dots in _dots(forget, retain).values()), start=jnp.zeros(()))
+    return jnp.sum(_stack(frobenius_by_layer(forget, retain)))
 
 
 def input_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
@@ -66,7 +66,7 @@ def input_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     Raises:
       ValueError: if the adapters share no module.
     """
-    return _angles(forget, retain, "a")
+    return jnp.mean(_stack(angles_by_layer(forget, retain, "a")))
 
 
 def output_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
@@ -75,7 +75,7 @@ def output_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     Raises:
       ValueError: if the adapters share no module.
     """
-    return _angles(forget, retain, "b")
+    return jnp.mean(_stack(angles_by_layer(forget, retain, "b")))
 
 
 def update_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
@@ -84,8 +84,7 @@ def update_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     Raises:
       ValueError: if the adapters share no module.
     """
-    cosines = update_cosine_by_layer(forget, retain)
-    return jnp.mean(jnp.stack([jnp.mean(cosine**2) for cosine in cosines.values()]))
+    return jnp.mean(_stack(update_cosine_by_layer(forget, retain)) ** 2)
 
 
 PENALTIES: dict[str, Callable[[Adapter, Adapter], jax.Array]] = {
@@ -108,15 +107,7 @@ def activation_penalty(adapter: Adapter, directions: dict[str, Directions]) -> j
     Raises:
       ValueError: if no module of the adapter has directions.
     """
-    names = _known(adapter, directions)
-    shares = []
-    for name in names:
-        a, known = adapter[name]["a"], directions[name]
-        along = jnp.einsum("lik,lir->lkr", known.basis, a, precision=lax.Precision.HIGHEST)
-        read = jnp.sum(known.energy[:, :, None] * along**2, axis=(-2, -1))
-        scale = jnp.sum(a**2, axis=(-2, -1)) * known.total / a.shape[-2]
-        shares.append(jnp.mean(jnp.where(scale > 0, read / jnp.where(scale > 0, scale, 1.0), 0.0)))
-    return jnp.mean(jnp.stack(shares))
+    return jnp.mean(_stack(activations_by_layer(adapter, directions)))
 
 
 def project_out(adapter: Adapter, bases: Sequence[dict[str, jax.Array]]) -> Adapter:
@@ -136,6 +127,58 @@ def project_out(adapter: Adapter, bases: Sequence[dict[str, jax.Array]]) -> Adap
             module = {"a": a, "b": module["b"]}
         moved[name] = module
     return moved
+
+
+def olora_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
+    """The terms of `olora_penalty`, {module: [L]}: the sum over pairs of columns of each.
+
+    Raises:
+      ValueError: if the adapters share no module.
+    """
+    return {name: jnp.sum(jnp.abs(dots), axis=(-2, -1)) for name, dots in _dots(forget, retain).items()}
+
+
+def frobenius_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
+    """The terms of `frobenius_penalty`, {module: [L]}.
+
+    Raises:
+      ValueError: if the adapters share no module.
+    """
+    return {name: jnp.sum(dots**2, axis=(-2, -1)) for name, dots in _dots(forget, retain).items()}
+
+
+def angles_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict[str, jax.Array]:
+    """Mean cos^2 of the principal angles between the spaces of a factor, {module: [L]}, as the penalties have it.
+
+    Args:
+      factor: "a" or "b", as in `principal_cosines_by_layer`.
+
+    Raises:
+      ValueError: if the adapters share no module.
+    """
+    means = {}
+    for name in _shared(forget, retain):
+        one, other = _columns(forget[name], factor), _columns(retain[name], factor)
+        inner = jnp.einsum("lir,lis->lrs", other, one, precision=lax.Precision.HIGHEST)
+        squares = jnp.linalg.solve(_gram(other), inner) * jnp.linalg.solve(_gram(one), inner.mT).mT
+        means[name] = jnp.sum(squares, axis=(-2, -1)) / min(one.shape[-1], other.shape[-1])
+    return means
+
+
+def activations_by_layer(adapter: Adapter, directions: dict[str, Directions]) -> dict[str, jax.Array]:
+    """The terms of `activation_penalty`, {module: [L]}; 0 for an A of zeros.
+
+    Raises:
+      ValueError: if no module of the adapter has directions.
+    """
+    shares = {}
+    for name in _known(adapter, directions):
+        a, known = adapter[name]["a"], directions[name]
+        along = jnp.einsum("lik,lir->lkr", known.basis, a, precision=lax.Precision.HIGHEST)
+        read = jnp.sum(known.energy[:, :, None] * along**2, axis=(-2, -1))
+        scale = jnp.sum(a**2, axis=(-2, -1)) * known.total / a.shape[-2]
+        shares[name] = jnp.where(scale > 0, read / jnp.where(scale > 0, scale, 1.0), 0.0)
+    return shares
 
 
 def principal_cosines_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict[str, jax.Array]:
@@ -182,6 +225,11 @@ def update_cosine_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Ar
     return cosines
 
 
+def _stack(by_layer: dict[str, jax.Array]) -> jax.Array:
+    """[modules, L]: every module has every layer, so a mean over all is the mean of the modules' means."""
+    return jnp.stack([*by_layer.values()])
+
+
 def _shared(forget: Adapter, retain: Adapter) -> list[str]:
     names = [name for name in forget if name in retain]
     if not names:
@@ -205,19 +253,6 @@ def _known(adapter: Adapter, directions: dict[str, Directions]) -> list[str]:
 def _columns(module: dict[str, jax.Array], factor: str) -> jax.Array:
     """[L, in, R] of A or [L, out, R] of B."""
     return module["a"] if factor == "a" else module["b"].mT
-
-
-def _angles(forget: Adapter, retain: Adapter, factor: str) -> jax.Array:
-    """Mean cos^2 of the principal angles between the spaces of a factor."""
-    means = []
-    for name in _shared(forget, retain):
-        one, other = _columns(forget[name], factor), _columns(retain[name], factor)
-        inner = jnp.einsum("lir,lis->lrs", other, one, precision=lax.Precision.HIGHEST)
-        squares = jnp.sum(
-            jnp.linalg.solve(_gram(other), inner) * jnp.linalg.solve(_gram(one), inner.mT).mT, axis=(-2, -1)
-        )
-        means.append(jnp.mean(squares) / min(one.shape[-1], other.shape[-1]))
-    return jnp.mean(jnp.stack(means))
 
 
 def _gram(columns: jax.Array) -> jax.Array:

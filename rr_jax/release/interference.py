@@ -14,14 +14,23 @@ import numpy as np
 
 from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
-from rr_jax.lora.activations import output_energy
+from rr_jax.lora.activations import Directions, output_energy
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import frobenius_norm
-from rr_jax.lora.orthogonality import overlap_by_layer, principal_cosines_by_layer, update_cosine_by_layer
+from rr_jax.lora.orthogonality import (
+    activations_by_layer,
+    angles_by_layer,
+    frobenius_by_layer,
+    olora_by_layer,
+    overlap_by_layer,
+    principal_cosines_by_layer,
+    update_cosine_by_layer,
+)
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.loss import token_nll
 from rr_jax.models.transformer import Adapter, Params
 
+Layers = dict[str, dict[str, list[float]]]  # measure, module, [L]
 ANGLES = {"input_cosine": "a", "output_cosine": "b"}  # of which factor
 ROWS = 32  # of each kind that are looked at
 BATCH = 8
@@ -63,29 +72,41 @@ def gradient_cosine(
     return {name: _cosine(gradients[0][name], gradients[1][name]) for name in adapter}
 
 
-def overlaps(forget: Adapter, retain: Adapter) -> dict[str, dict[str, list[float]]]:
-    """How far two adapters work in the same directions, {measure: {module: [L]}}.
+def overlaps(forget: Adapter, retain: Adapter) -> Layers:
+    """How far two adapters work in the same directions, {measure: {module: [L]}}: what each penalty looks at, whichever
+    was trained with.
 
-    "input_cosine" and "output_cosine" are of the smallest principal angle between what both read and what both write: 1
-    where they share a direction, however different the rest.
+    "overlap" is what the normalised penalty averages, "olora" and "frobenius" are the terms of those sums,
+    "input_angles" and "output_angles" mean cos^2 of what both read and write. "input_cosine" and "output_cosine" are of
+    the smallest of these angles: 1 where the adapters share a direction, however different the rest.
     """
-    angles = {name: principal_cosines_by_layer(forget, retain, factor) for name, factor in ANGLES.items()}
+    nearest = {name: principal_cosines_by_layer(forget, retain, factor) for name, factor in ANGLES.items()}
     measures = {
         "overlap": overlap_by_layer(forget, retain),
+        "olora": olora_by_layer(forget, retain),
+        "frobenius": frobenius_by_layer(forget, retain),
+        "input_angles": angles_by_layer(forget, retain, "a"),
+        "output_angles": angles_by_layer(forget, retain, "b"),
         "update_cosine": update_cosine_by_layer(forget, retain),
-        **{name: {module: cosines[:, 0] for module, cosines in found.items()} for name, found in angles.items()},
+        **{name: {module: cosines[:, 0] for module, cosines in found.items()} for name, found in nearest.items()},
     }
     return {name: by_layer(found) for name, found in measures.items()}
 
 
-def sizes(adapter: Adapter) -> dict[str, dict[str, list[float]]]:
+def readings(adapter: Adapter, directions: dict[str, Directions] | None) -> Layers:
+    """How strongly an adapter reads given directions, relative to a random one, {"activations": {module: [L]}}; empty
+    where no directions are known."""
+    return {} if directions is None else {"activations": by_layer(activations_by_layer(adapter, directions))}
+
+
+def sizes(adapter: Adapter) -> Layers:
     """Frobenius norms of an adapter's A and of its update A B, {measure: {module: [L]}}: a constraint may shrink what it
     is meant to turn."""
     inputs = {name: np.linalg.norm(module["a"], axis=(-2, -1)) for name, module in adapter.items()}
     return {"norm_a": by_layer(inputs), "norm_update": by_layer(frobenius_norm(adapter))}
 
 
-def layer_values(measures: dict[str, dict[str, list[float]]]) -> dict[str, float]:
+def layer_values(measures: Layers) -> dict[str, float]:
     """Measures by module and layer as a line of metrics has them: {"measure/module/layer": value}."""
     return {
         f"{name}/{module}/{layer}": value

@@ -29,6 +29,10 @@ MAPS = {
         "Nearest directions written",
         "The same of what they write: two adapters that read apart may still write the same.",
     ),
+    "activations": (
+        "What the forget adapter reads of texts to keep",
+        "Along the directions that a constraint looks at, relative to an adapter of the same size in a random direction.",
+    ),
     "output_ratio": (
         "Interference: output ratio",
         "What the forget adapter puts out on texts to keep, relative to texts to forget: the larger, the more damage.",
@@ -124,19 +128,15 @@ def round_view(entry: dict[str, Any]) -> dict[str, Any]:
             caption += " The last bar is high if the answers became unlikely."
         shown.append(("Loss on the forget set", plots.loss(entry["loss"]), caption))
     interference = entry.get("interference") or {}
-    maps: dict[str, Any] = {
-        **{name: entry.get(name) for name in ("overlap", "update_cosine", "input_cosine", "output_cosine")},
-        "output_ratio": interference.get("output_ratio"),
-        "gradient_cosine": interference.get("gradient_cosine"),
-    }
     flat = []
     for name, (title, caption) in MAPS.items():
-        if not isinstance(maps[name], dict) or not any(maps[name].values()):
+        found = interference.get(name, entry.get(name))
+        if not isinstance(found, dict) or not any(found.values()):
             continue
-        if plots.largest(maps[name]) < NEGLIGIBLE:
+        if plots.largest(found) < NEGLIGIBLE:
             flat.append(title)
         else:
-            shown.append((title, plots.layers(maps[name], title), caption))
+            shown.append((title, plots.layers(found, title), caption))
     best: dict[int, dict[str, Any]] = {}
     for point in sorted(entry.get("search") or [], key=lambda point: (-point["score"], point["order"])):
         best.setdefault(point["arm"], point)  # an arm may be evaluated again: its best evaluation stands for it

@@ -14,8 +14,12 @@ from rr_jax.lora.orthogonality import (
     PENALTIES,
     RIDGE,
     activation_penalty,
+    activations_by_layer,
+    angles_by_layer,
+    frobenius_by_layer,
     input_angles_penalty,
     normalized_penalty,
+    olora_by_layer,
     olora_penalty,
     output_angles_penalty,
     overlap_by_layer,
@@ -192,6 +196,27 @@ def test_overlap_and_cosine_by_layer():
         np.testing.assert_allclose(same, np.ones(LAYERS), rtol=1e-5)
 
 
+LAYER_MEASURES = {
+    "olora": olora_by_layer,
+    "normalized": overlap_by_layer,
+    "frobenius": frobenius_by_layer,
+    "input_angles": partial(angles_by_layer, factor="a"),
+    "output_angles": partial(angles_by_layer, factor="b"),
+}
+
+
+@pytest.mark.parametrize("name", LAYER_MEASURES)
+def test_a_layer_s_value_is_the_penalty_of_that_layer_alone(name):
+    """The reference of a whole adapter, given one module whose layers all are the one looked at."""
+    found = LAYER_MEASURES[name](FORGET, RETAIN)
+    assert set(found) == {"q", "v"}
+    for module, layer in itertools.product(found, range(LAYERS)):
+        alone = [{module: {f: np.stack([m[f][layer]] * LAYERS) for f, _ in m.items()}}
+                 for m in (wide(FORGET)[module], wide(RETAIN)[module])]  # fmt: skip
+        expected = REFERENCES[name](*alone) / (LAYERS if name in ("olora", "frobenius") else 1)
+        np.testing.assert_allclose(found[module][layer], expected, rtol=tolerance(name))
+
+
 def test_the_cosine_of_a_zero_update_is_zero_with_a_gradient():
     fresh = scale_adapter(FORGET, 0.0)
     cosine, gradient = jax.value_and_grad(
@@ -285,8 +310,9 @@ def test_the_activation_penalty_is_the_energy_that_is_read_over_that_of_a_random
     known = Directions(*(jnp.float32(x) for x in (vectors[:, :, ::-1], values[:, ::-1], totals)))
     a = np.asarray(FORGET["q"]["a"], np.float64)
     read = np.mean(np.sum((inputs @ a) ** 2, axis=-1), axis=-1)
-    expected = np.mean(read / (np.sum(a**2, axis=(1, 2)) * totals / 9))
-    np.testing.assert_allclose(activation_penalty({"q": FORGET["q"]}, {"q": known}), expected, rtol=1e-4)
+    expected = read / (np.sum(a**2, axis=(1, 2)) * totals / 9)
+    np.testing.assert_allclose(activations_by_layer({"q": FORGET["q"]}, {"q": known})["q"], expected, rtol=1e-4)
+    np.testing.assert_allclose(activation_penalty({"q": FORGET["q"]}, {"q": known}), np.mean(expected), rtol=1e-4)
     out = project_out({"q": FORGET["q"]}, [{"q": known.basis[:, :, :5]}])
     top = Directions(known.basis[:, :, :5], known.energy[:, :5], known.total)
     assert float(activation_penalty(out, {"q": top})) < 1e-6
