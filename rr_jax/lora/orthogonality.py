@@ -2,9 +2,12 @@
 it, measures to report.
 
 Penalties that look at the input factors A say nothing of what is read through them or written by B; the ones after
-them look at B, at the whole update, or at what the modules really read. All functions are pure, jittable,
-differentiable, work under `vmap`, and use the modules both adapters have. How a penalty is weighted, and whose gradient
-it feeds, is the trainer's business.
+them look at B, at the whole update, or at what the modules really read. All functions use the modules both adapters
+have; all but `principal_cosines_by_layer` are pure, jittable, differentiable and work under `vmap`. How a penalty is
+weighted, and whose gradient it feeds, is the trainer's business.
+
+No matrix decomposition is called. On CPU jaxlib's batched ones hand their matrices to the thread pool they run on and
+wait for it: several in one program, one a module, wait for each other for ever where cores are few.
 
 Axes: L layers, R rank, K directions.
 """
@@ -13,13 +16,15 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rr_jax.lora.activations import Directions
 from rr_jax.lora.adapter import Adapter
 from rr_jax.lora.algebra import frobenius_norm, inner_product, safe_sqrt
 
-RIDGE = 1e-6  # of a Gram matrix's mean diagonal: a factor of lower rank than R still has angles
+# Share of a column outside the span of those before it, below which it depends on them; in angles its square counts.
+DEPENDENT, DEPENDENT_IN_ANGLES = 1e-5, 1e-3
 
 
 def olora_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
@@ -60,8 +65,8 @@ def frobenius_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
 def input_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     """Mean over modules, layers and principal angles between the column spaces of the A of cos^2, from 0 to 1.
 
-    Sum of cos^2 = |Q_retain^T Q_forget|_F^2 = tr(G_r^-1 C G_f^-1 C^T) with G the Gram matrices and C = A_r^T A_f, so no
-    decomposition is differentiated; unlike cosines of columns it does not depend on the basis a factor happens to have.
+    Sum of cos^2 = |Q_retain^T Q_forget|_F^2, with Q an orthonormal basis of each. Unlike cosines of columns it does not
+    depend on the basis a factor happens to have.
 
     Raises:
       ValueError: if the adapters share no module.
@@ -114,19 +119,39 @@ def project_out(adapter: Adapter, bases: Sequence[dict[str, jax.Array]]) -> Adap
     """The adapter with every A moved into the orthogonal complement of given directions: A - Q Q^T A. B is kept.
 
     Args:
-      bases: each {module: [L, in, K]}, columns of any length and angle; together they are orthonormalised by QR. A
-        module that no basis has stays as it is.
+      bases: each {module: [L, in, K]}, columns of any length and angle; together they are orthonormalised. A module
+        that no basis has stays as it is.
     """
     moved: Adapter = {}
     for name, module in adapter.items():
         found = [basis[name] for basis in bases if name in basis]
         if found:
-            q = jnp.linalg.qr(jnp.concatenate(found, axis=-1)).Q
+            q = orthonormal_columns(jnp.concatenate(found, axis=-1))
             inside = jnp.einsum("lik,lir->lkr", q, module["a"], precision=lax.Precision.HIGHEST)
             a = module["a"] - jnp.einsum("lik,lkr->lir", q, inside, precision=lax.Precision.HIGHEST)
             module = {"a": a, "b": module["b"]}
         moved[name] = module
     return moved
+
+
+def orthonormal_columns(columns: jax.Array) -> jax.Array:
+    """Orthonormal columns [L, in, K] that span what the given ones span; 0 for one that depends on those before it.
+
+    Gram-Schmidt, each column projected twice, which makes the result orthogonal to rounding (Giraud et al., "The loss
+    of orthogonality in the Gram-Schmidt orthogonalization process", 2005).
+    """
+
+    def take_in(k: jax.Array, q: jax.Array) -> jax.Array:
+        column = columns[:, :, k]
+        size = safe_sqrt(jnp.sum(column**2, axis=-1))
+        for _ in range(2):
+            along = jnp.einsum("lik,li->lk", q, column, precision=lax.Precision.HIGHEST)
+            column = column - jnp.einsum("lik,lk->li", q, along, precision=lax.Precision.HIGHEST)
+        left = safe_sqrt(jnp.sum(column**2, axis=-1))
+        new = left > DEPENDENT * size
+        return q.at[:, :, k].set(jnp.where(new[:, None], column / jnp.where(new, left, 1.0)[:, None], 0.0))
+
+    return lax.fori_loop(0, columns.shape[-1], take_in, jnp.zeros_like(columns))
 
 
 def olora_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
@@ -159,9 +184,8 @@ def angles_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict
     means = {}
     for name in _shared(forget, retain):
         one, other = _columns(forget[name], factor), _columns(retain[name], factor)
-        inner = jnp.einsum("lir,lis->lrs", other, one, precision=lax.Precision.HIGHEST)
-        squares = jnp.linalg.solve(_gram(other), inner) * jnp.linalg.solve(_gram(one), inner.mT).mT
-        means[name] = jnp.sum(squares, axis=(-2, -1)) / min(one.shape[-1], other.shape[-1])
+        cosines = jnp.einsum("lir,lis->lrs", _basis(other), _basis(one), precision=lax.Precision.HIGHEST)
+        means[name] = jnp.sum(cosines**2, axis=(-2, -1)) / min(one.shape[-1], other.shape[-1])
     return means
 
 
@@ -181,8 +205,8 @@ def activations_by_layer(adapter: Adapter, directions: dict[str, Directions]) ->
     return shares
 
 
-def principal_cosines_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict[str, jax.Array]:
-    """Cosines of the principal angles between the factors' spaces, {module: [L, R]} in falling order.
+def principal_cosines_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict[str, np.ndarray]:
+    """Cosines of the principal angles between the factors' spaces, {module: [L, R]} in falling order; NumPy, float64.
 
     Args:
       factor: "a", the column spaces of A (what is read), or "b", the row spaces of B (what is written). A zero factor
@@ -193,10 +217,9 @@ def principal_cosines_by_layer(forget: Adapter, retain: Adapter, factor: str = "
     """
     cosines = {}
     for name in _shared(forget, retain):
-        spaces = [_columns(adapter[name], factor) for adapter in (forget, retain)]
-        one, other = (jnp.linalg.qr(space).Q for space in spaces)
-        inner = jnp.einsum("lir,lis->lrs", other, one, precision=lax.Precision.HIGHEST)
-        cosines[name] = jnp.clip(jnp.linalg.svd(inner, compute_uv=False), 0.0, 1.0)
+        spaces = [np.asarray(_columns(adapter[name], factor), np.float64) for adapter in (forget, retain)]
+        one, other = (np.linalg.qr(space).Q for space in spaces)
+        cosines[name] = np.clip(np.linalg.svd(other.mT @ one, compute_uv=False), 0.0, 1.0)
     return cosines
 
 
@@ -255,11 +278,30 @@ def _columns(module: dict[str, jax.Array], factor: str) -> jax.Array:
     return module["a"] if factor == "a" else module["b"].mT
 
 
-def _gram(columns: jax.Array) -> jax.Array:
-    """[L, R, R] with a ridge, which keeps it invertible also where the factor is zero."""
-    gram = jnp.einsum("lir,lis->lrs", columns, columns, precision=lax.Precision.HIGHEST)
-    mean = jnp.trace(gram, axis1=-2, axis2=-1) / gram.shape[-1]
-    return gram + (RIDGE * mean + jnp.finfo(gram.dtype).tiny)[:, None, None] * jnp.eye(gram.shape[-1])[None]
+def _basis(columns: jax.Array) -> jax.Array:
+    """Orthonormal columns [L, in, R] of the same space, smooth in the given ones: CholeskyQR, twice (Yamamoto et al.,
+    "Roundoff error analysis of the CholeskyQR2 algorithm", 2015). 0 for a column that depends on those before it."""
+    for _ in range(2):
+        gram = jnp.einsum("lir,lis->lrs", columns, columns, precision=lax.Precision.HIGHEST)
+        columns = jnp.einsum("lir,lsr->lis", columns, _inverse_factor(gram), precision=lax.Precision.HIGHEST)
+    return columns
+
+
+def _inverse_factor(gram: jax.Array) -> jax.Array:
+    """C^-1 [L, R, R] for gram = C C^T, C its Cholesky factor, by elimination beside the identity. A row of zeros where a
+    column depends on those before it."""
+    rank, sizes = gram.shape[-1], jnp.diagonal(gram, axis1=-2, axis2=-1)
+
+    def eliminate(k: jax.Array, both: jax.Array) -> jax.Array:
+        pivot = both[:, k, k]
+        independent = pivot > DEPENDENT_IN_ANGLES**2 * sizes[:, k]
+        scale = jnp.where(independent, jnp.sqrt(jnp.where(independent, pivot, 1.0)), jnp.inf)
+        row = both[:, k, :] / scale[:, None]
+        below = jnp.where(jnp.arange(rank)[None] > k, row[:, :rank], 0.0)
+        return (both - below[:, :, None] * row[:, None, :]).at[:, k, :].set(row)
+
+    both = jnp.concatenate([gram, jnp.broadcast_to(jnp.eye(rank), gram.shape)], axis=-1)
+    return lax.fori_loop(0, rank, eliminate, both)[:, :, rank:]
 
 
 def _dots(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:

@@ -1,18 +1,21 @@
 """Penalties and overlap measures against double loops and finite differences in float64 NumPy."""
 
 import itertools
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from rr_jax.lora.activations import Directions
 from rr_jax.lora.adapter import scale_adapter, stack_adapters
 from rr_jax.lora.orthogonality import (
     PENALTIES,
-    RIDGE,
     activation_penalty,
     activations_by_layer,
     angles_by_layer,
@@ -21,6 +24,7 @@ from rr_jax.lora.orthogonality import (
     normalized_penalty,
     olora_by_layer,
     olora_penalty,
+    orthonormal_columns,
     output_angles_penalty,
     overlap_by_layer,
     principal_cosines_by_layer,
@@ -91,27 +95,16 @@ def update_reference(forget, retain):
     return np.mean(np.square(cosines))
 
 
-def angles_reference(forget, retain, factor, ridge=RIDGE):
-    """By inverse Gram matrices with the ridge; without one by SVD of orthonormal bases."""
+def angles_reference(forget, retain, factor):
+    """By orthogonal projectors P onto the spaces: tr(P_retain P_forget) is the sum of cos^2."""
     means = []
     for name in set(forget) & set(retain):
         for layer in range(LAYERS):
             one, other = (adapter[name][factor][layer] for adapter in (forget, retain))
             one, other = (one, other) if factor == "a" else (one.T, other.T)
-            if ridge:
-                grams = [x.T @ x + ridge * np.trace(x.T @ x) / x.shape[1] * np.eye(x.shape[1]) for x in (one, other)]
-                inner = other.T @ one
-                total = np.trace(np.linalg.inv(grams[1]) @ inner @ np.linalg.inv(grams[0]) @ inner.T)
-            else:
-                q, p = np.linalg.qr(one)[0], np.linalg.qr(other)[0]
-                total = np.sum(np.linalg.svd(q.T @ p, compute_uv=False) ** 2)
+            total = np.trace(other @ np.linalg.pinv(other) @ one @ np.linalg.pinv(one))
             means.append(total / min(one.shape[1], other.shape[1]))
     return np.mean(means)
-
-
-def tolerance(name):
-    """In float32 an inverse Gram matrix loses as many digits as its condition number has."""
-    return 1e-4 if "angles" in name else 1e-5
 
 
 REFERENCES = {
@@ -127,7 +120,7 @@ REFERENCES = {
 @pytest.mark.parametrize("name", REFERENCES)
 def test_penalties_are_the_double_loop(name):
     expected = REFERENCES[name](wide(FORGET), wide(RETAIN))
-    np.testing.assert_allclose(jax.jit(PENALTIES[name])(FORGET, RETAIN), expected, rtol=tolerance(name))
+    np.testing.assert_allclose(jax.jit(PENALTIES[name])(FORGET, RETAIN), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PENALTIES)
@@ -145,7 +138,7 @@ def test_gradients_are_finite_differences(name):
                 moved[side][module][factor][at] += sign * step
                 values.append(reference(*moved))
             expected[at] = (values[0] - values[1]) / (2 * step)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=10 * tolerance(name))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_the_normalized_penalty_does_not_depend_on_size_depth_or_rank():
@@ -176,7 +169,7 @@ def test_orthogonal_and_equal_directions():
 def test_zero_columns_are_safe(name):
     forget = {n: {"a": m["a"].at[:, :, 0].set(0.0), "b": m["b"]} for n, m in FORGET.items()}
     value, gradient = jax.value_and_grad(PENALTIES[name])(forget, RETAIN)
-    np.testing.assert_allclose(value, REFERENCES[name](wide(forget), wide(RETAIN)), rtol=tolerance(name))
+    np.testing.assert_allclose(value, REFERENCES[name](wide(forget), wide(RETAIN)), rtol=1e-5)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
 
@@ -214,7 +207,7 @@ def test_a_layer_s_value_is_the_penalty_of_that_layer_alone(name):
         alone = [{module: {f: np.stack([m[f][layer]] * LAYERS) for f, _ in m.items()}}
                  for m in (wide(FORGET)[module], wide(RETAIN)[module])]  # fmt: skip
         expected = REFERENCES[name](*alone) / (LAYERS if name in ("olora", "frobenius") else 1)
-        np.testing.assert_allclose(found[module][layer], expected, rtol=tolerance(name))
+        np.testing.assert_allclose(found[module][layer], expected, rtol=1e-5)
 
 
 def test_the_cosine_of_a_zero_update_is_zero_with_a_gradient():
@@ -224,6 +217,21 @@ def test_the_cosine_of_a_zero_update_is_zero_with_a_gradient():
     )(fresh)
     assert cosine == 0
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("name", ["input_angles", "output_angles"])
+def test_angles_of_a_factor_of_lower_rank_are_finite_and_about_right(name):
+    """Gram matrices that float32 cannot tell from singular ones, as of an adapter that has hardly been trained."""
+    rng = np.random.default_rng(23)
+
+    def low(seed):
+        a = rng.normal(size=(LAYERS, 300, 5)) @ rng.normal(size=(LAYERS, 5, 64))
+        return {"q": {"a": jnp.float32(a), "b": jnp.float32(np.swapaxes(a, 1, 2))}}
+
+    forget, retain = low(1), low(2)
+    value, grads = jax.value_and_grad(PENALTIES[name])(forget, retain)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
+    assert 0.0 <= float(value) < 0.1  # 5 of 64 directions, of which few are shared
 
 
 @pytest.mark.parametrize("name", PENALTIES)
@@ -254,7 +262,7 @@ def test_angles_are_those_of_the_spaces():
 
     forget, retain = orthonormal(FORGET), orthonormal(RETAIN)
     for factor, penalty in (("a", input_angles_penalty), ("b", output_angles_penalty)):
-        expected = angles_reference(wide(forget), wide(retain), factor, ridge=0)
+        expected = angles_reference(wide(forget), wide(retain), factor)
         np.testing.assert_allclose(penalty(forget, retain), expected, rtol=1e-5)
 
 
@@ -280,9 +288,38 @@ def test_principal_cosines_are_those_of_the_spaces():
         for name in ("q", "v"):
             for layer in range(LAYERS):
                 spaces = [np.asarray(x[name][factor][layer], np.float64) for x in (FORGET, RETAIN)]
-                one, other = (np.linalg.qr(space if factor == "a" else space.T)[0] for space in spaces)
-                expected = np.linalg.svd(other.T @ one, compute_uv=False)
-                np.testing.assert_allclose(found[name][layer][: len(expected)], expected, atol=1e-5)
+                angles = scipy.linalg.subspace_angles(*(space if factor == "a" else space.T for space in spaces))
+                np.testing.assert_allclose(found[name][layer], np.sort(np.cos(angles))[::-1], atol=1e-7)
+
+
+def test_orthonormal_columns_span_what_was_given_and_drop_what_depends():
+    rng = np.random.default_rng(17)
+    near = rng.normal(size=(LAYERS, 11, 1))
+    given = np.concatenate([near, near + 1e-3 * rng.normal(size=(LAYERS, 11, 3)), rng.normal(size=(LAYERS, 11, 2))], -1)
+    given = np.concatenate([given, np.zeros((LAYERS, 11, 1)), given[:, :, :2] @ [[1.0], [-3.0]]], -1)
+    found = np.asarray(orthonormal_columns(jnp.float32(given)), np.float64)
+    assert not np.any(found[:, :, 6:])
+    np.testing.assert_allclose(found.mT @ found, np.diag([1.0] * 6 + [0.0] * 2) * np.ones((LAYERS, 1, 1)), atol=1e-6)
+    q = np.linalg.qr(np.float32(given[:, :, :6]).astype(np.float64)).Q
+    np.testing.assert_allclose(found @ found.mT, q @ q.mT, atol=2e-3)  # columns 1e-3 apart in float32
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system cannot hold a process to two cores")
+def test_projections_of_many_modules_end_on_two_cores():
+    """Batched decompositions, several in one program, waited for each other on a small thread pool."""
+    script = """
+import os
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import jax, jax.numpy as jnp
+from rr_jax.lora.orthogonality import input_angles_penalty, project_out
+adapter = {f"m{i}": {"a": jax.random.normal(jax.random.key(i), (4, 384, 48)), "b": jnp.ones((4, 48, 8))} for i in range(9)}
+basis = {name: jax.random.normal(jax.random.key(9), (4, 384, 48)) for name in adapter}
+other = {name: {"a": basis[name], "b": module["b"]} for name, module in adapter.items()}
+step = jax.jit(lambda adapter: (project_out(adapter, [basis]), jax.grad(input_angles_penalty)(adapter, other)))
+for _ in range(20):
+    jax.block_until_ready(step(adapter))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_projection_leaves_nothing_of_the_directions_and_all_of_the_rest():
