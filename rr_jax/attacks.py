@@ -21,7 +21,6 @@ from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.transformer import Adapter
 from rr_jax.random import derive_seed, stream
-from rr_jax.release.compose import merged_params
 from rr_jax.release.trainer import train
 from rr_jax.reporting.page import write_report
 from rr_jax.rounds import load_deltas, load_model
@@ -210,8 +209,9 @@ def _continue_training(
     measured: dict[int, Evaluation] = {}
 
     def measure(step: int, adapters: dict[str, Adapter]) -> None:
-        params = merged_params(lm.params, scale_adapter(adapters["attack"], scale))
-        measured[step] = _forget(task, dataclasses.replace(lm, params=params), config)
+        # not merged: weights of few bits would round away what a few steps change
+        attacked = dataclasses.replace(lm, adapters=scale_adapter(adapters["attack"], scale))
+        measured[step] = _forget(task, attacked, config)
 
     train(
         {"attack": init_adapter(stream(config.seed, "attacks/adapter"), lm.config, shape.rank, shape.targets)},

@@ -121,7 +121,7 @@ def compose_stage(
 
     @lru_cache(maxsize=1)  # several strengths of one repair follow each other
     def repair(strength: float) -> Adapter:
-        return heal(context, round, composed(strength), trained.arrays["forget"])
+        return heal(context, round, composed(strength), trained.arrays["forget"], strength)
 
     def build(strength: float, eta_retain: float) -> tuple[Tree, Layers]:
         if release.retain.place == "none":

@@ -48,7 +48,8 @@ def check_run(config: RunConfig, task: Task, lm: LanguageModel, proposer: Langua
     build_arms(texts, list(task.stems), config.reveal.arms.soft)
     _check_method(config.release)
     _check_targets(config, lm)
-    _check_constraint(config, lm)
+    check_constraint(config)
+    _check_widths(config, lm)
     if isinstance(task, TestbedTask):
         _check_testbed(task, lm, config.model)
     if proposer is not None:
@@ -67,6 +68,8 @@ def _check_method(release: ReleaseConfig) -> None:
         raise ValueError(
             f"release.baseline.optimizer is 'sophia', but {method!r} is none of the losses it is for: {', '.join(LOSSES)}"
         )
+    if baseline.beta is not None and method not in ("npo", "simnpo"):
+        raise ValueError(f"release.baseline.beta is of npo and simnpo, but release.method is {method!r}")
     if not release.is_baseline:
         return
     if apart.penalty == "activations" or apart.projection == "null_space":
@@ -92,10 +95,13 @@ def _check_targets(config: RunConfig, lm: LanguageModel) -> None:
             )
 
 
-def _check_constraint(config: RunConfig, lm: LanguageModel) -> None:
-    """Refuses a constraint that cannot act: without a retain adapter, or that leaves a module no direction."""
-    release, shapes = config.release, linear_shapes(lm.config)
-    apart, rank = release.orthogonality, release.adapter.rank
+def check_constraint(config: RunConfig) -> None:
+    """Refuses a constraint that cannot act, whatever the model: without a retain adapter, or on what is zero already.
+
+    Raises:
+      ValueError: the first thing found.
+    """
+    release, apart = config.release, config.release.orthogonality
     alone = release.retain.place == "none" and not release.is_baseline
     for key, value in (("penalty", apart.penalty), ("projection", apart.projection)):
         acts_alone = "activations" if key == "penalty" else "null_space"
@@ -111,11 +117,11 @@ def _check_constraint(config: RunConfig, lm: LanguageModel) -> None:
             f"by a projection: expected one (found penalty {apart.penalty!r} with weight {apart.weight:g}, projection "
             f"{apart.projection!r}) and more than one round (found {config.rounds})"
         )
-    looks = apart.penalty == "activations" or apart.projection == "null_space"
-    own = rank + rank * (config.rounds - 1) * apart.memory
-    if looks or apart.projection != "none" or (of_pairs and apart.penalty == "input_angles"):
-        others = apart.directions if looks else rank
-        _check_room(own + others, release.adapter.targets, {name: shape[0] for name, shape in shapes.items()}, "inputs")
+    if apart.projection == "null_space" and apart.penalty == "activations" and apart.weight > 0:
+        raise ValueError(
+            "release.orthogonality.projection 'null_space' makes what penalty 'activations' adds up zero: give "
+            "release.orthogonality.penalty=none"
+        )
     if (
         of_pairs
         and apart.projection == "complement"
@@ -125,8 +131,23 @@ def _check_constraint(config: RunConfig, lm: LanguageModel) -> None:
             f"release.orthogonality.projection 'complement' makes what penalty {apart.penalty!r} adds up zero, and its "
             "gradient rounding noise: give release.orthogonality.penalty=none"
         )
+
+
+def _check_widths(config: RunConfig, lm: LanguageModel) -> None:
+    """Refuses a constraint that leaves a module no direction."""
+    shapes, apart, rank = linear_shapes(lm.config), config.release.orthogonality, config.release.adapter.rank
+    of_pairs = apart.penalty in PENALTIES and apart.weight > 0
+    looks = apart.penalty == "activations" or apart.projection == "null_space"
+    own = rank + rank * (config.rounds - 1) * apart.memory
+    if looks or apart.projection != "none" or (of_pairs and apart.penalty == "input_angles"):
+        others = apart.directions if looks else rank
+        _check_room(
+            own + others, config.release.adapter.targets, {name: shape[0] for name, shape in shapes.items()}, "inputs"
+        )
     if of_pairs and apart.penalty == "output_angles":
-        _check_room(own + rank, release.adapter.targets, {name: shape[1] for name, shape in shapes.items()}, "outputs")
+        _check_room(
+            own + rank, config.release.adapter.targets, {name: shape[1] for name, shape in shapes.items()}, "outputs"
+        )
 
 
 def _check_room(taken: int, targets: Sequence[str], widths: dict[str, int], side: str) -> None:

@@ -193,7 +193,7 @@ def compose_stage(
 
     @lru_cache(maxsize=1)  # several strengths of one repair follow each other
     def repair(eta_forget: float, eta_joint: float) -> Adapter:
-        return heal(context, round, composed(eta_forget, eta_joint), forget)
+        return heal(context, round, composed(eta_forget, eta_joint), forget, eta_forget)
 
     def build(eta_forget: float, eta_retain: float) -> tuple[Tree, Layers]:
         if place not in ("after", "joint+after"):
@@ -275,7 +275,7 @@ def cost_of(point: Point, base_retain_nll: float, base_forget: float) -> dict[st
     return {"retain_loss_increase": increase} | ({"per_forgetting": increase / gone} if gone > 0 else {})
 
 
-def heal(context: Context, round: int, composed: Adapter, forget: Adapter) -> Adapter:
+def heal(context: Context, round: int, composed: Adapter, forget: Adapter, eta_forget: float) -> Adapter:
     """A retain adapter trained on the subtracted weights and held apart from the forget adapter, so that it repairs
     what was damaged without going back along what was subtracted. What looks at activations concerns what the forget
     adapter reads, and nothing here."""
@@ -283,7 +283,8 @@ def heal(context: Context, round: int, composed: Adapter, forget: Adapter) -> Ad
     section, apart = release.retain.after, release.orthogonality
 
     def log(step: int, values: dict[str, float]) -> None:
-        context.log(round, "compose", step, {f"repair/{name}": value for name, value in values.items()})
+        found = {f"repair/{name}": value for name, value in values.items()}
+        context.log(round, "compose", step, {"eta_forget": eta_forget} | found)
         context.progress(f"round {round}: repairing", step, section.steps)
 
     trained = train(

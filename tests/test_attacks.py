@@ -142,7 +142,7 @@ def test_a_watched_model_answers_without_the_target_and_weights_leave_the_watche
     (entry,) = summary["rounds"]
     assert summary["base"]["mention_rate"] > 0.2 and entry["metrics"]["mention_rate"] == 0.0
     assert entry["retention"] == {"retain_perplexity": 1.0} and entry["eta_forget"] == 0.0
-    assert entry["metrics"]["calls_per_answer"] > 1.5 and entry["metrics"]["refused"] >= 0.0
+    assert entry["metrics"]["calls_per_answer"] > 1.5
     assert entry["search"] == [] and "given" not in entry and entry["loss"] == {}
     page = (tmp_path / "run" / "report.html").read_text()
     assert "alu like, which trains nothing and watches the answers" in page and "nothing was learnt or applied" in page

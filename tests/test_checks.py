@@ -100,6 +100,9 @@ def test_what_a_method_does_not_look_at_is_refused(refused):
         "reveal_and_release", optimizer="sophia"
     )
     assert "'sophia', but 'task_vector' is none of the losses" in method("task_vector", optimizer="sophia")
+    assert "release.baseline.beta is of npo and simnpo, but release.method is 'grad_diff'" in method(
+        "grad_diff", beta=0.1
+    )
     assert "release.orthogonality looks at activations" in method("npo", "after", {"penalty": "activations"})
     assert "projection is 'complement', but 'npo' with release.retain.place 'none'" in method(
         "npo", orthogonality={"projection": "complement"}
@@ -118,12 +121,15 @@ def test_a_constraint_must_be_able_to_act(refused):
     )
     assert "rank, directions and memory take 34 directions of the 16 inputs of 'q'" in apart(projection="null_space")
     assert "take 18 directions of the 16 inputs" in apart(rank=8, rounds=2, penalty="activations", directions=10)
-    assert "take 24 directions" in apart(rank=8, rounds=2, projection="complement", memory=True)
+    assert "take 24 directions" in apart(rank=8, rounds=2, penalty="none", projection="complement", memory=True)
     assert "memory holds apart from earlier rounds" in apart(memory=True)
     without_pairs = apart(rounds=2, memory=True, penalty="activations", directions=2)
     assert "found penalty 'activations' with weight 1, projection 'none'" in without_pairs
     assert "with weight 0, projection 'none'" in apart(rounds=2, memory=True, penalty="olora", weight=0.0)
     assert "'complement' makes what penalty 'olora' adds up zero" in apart(penalty="olora", projection="complement")
+    assert "'null_space' makes what penalty 'activations' adds up zero" in apart(
+        penalty="activations", projection="null_space", directions=2
+    )
     # two adapters that read, or write, everything have no angle to be held apart by
     assert "take 20 directions of the 16 inputs of 'q'" in apart(rank=10, penalty="input_angles")
     assert "take 10 directions of the 8 outputs of 'v'" in apart(rank=5, penalty="output_angles", targets=("q", "v"))

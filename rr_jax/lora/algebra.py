@@ -96,7 +96,7 @@ def pem_factor_rule(original: Adapter, other: Adapter, strength: float | jax.Arr
 
     That is not `original - strength * other`. With l the strength the update is
     (1 + l)^2 a_o b_o - l (1 + l) a_t b_o + l (1 + l) a_o b_t - l^2 a_t b_t: what `other` has alone leaves with l^2 only,
-    and the two cross terms vanish when the adapters share a or b. The authors start both from the same factors.
+    and the two cross terms cancel only where the adapters agree in both factors. The authors start both from the same.
 
     Raises:
       ValueError: if the adapters do not have the same modules with factors of the same shapes.

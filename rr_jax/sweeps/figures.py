@@ -70,13 +70,15 @@ def _dress(plot: Any, title: str) -> None:
     plot.tick_params(labelsize=8)
 
 
-def _legend(figure: Figure, plots: Sequence[Any]) -> None:
-    """One for all panels, below them: what is in one of them may be missing in another."""
+def _legend(figure: Figure, plots: Sequence[Any], axes: Sequence[str] = ()) -> None:
+    """One for all panels, below them: what is in one of them may be missing in another. `axes` are what its labels
+    are of."""
     found = {text: handle for plot in plots for handle, text in zip(*plot.get_legend_handles_labels(), strict=True)}
     columns = _columns([len(text) for text in found], figure.get_figwidth())
     figure.legend(
-        list(found.values()), list(found), loc="outside lower center", ncols=columns, fontsize=8, frameon=False
-    )
+        list(found.values()), list(found), loc="outside lower center", ncols=columns, fontsize=8, frameon=False,
+        title=" · ".join(axes) or None, title_fontsize=8,
+    )  # fmt: skip
 
 
 def _columns(lengths: Sequence[int], inches: float) -> int:
@@ -107,7 +109,7 @@ def _curves(curves: Sequence[Curve], axes: Sequence[str], label: str, summarise:
             plot.fill_between(spent, middle - half, middle + half, color=color, alpha=0.15, linewidth=0)
         plot.set_xlabel("responses generated", fontsize=9)
     plots[0].set_ylabel(f"{label} (95 % interval)", fontsize=9)
-    _legend(figure, plots)
+    _legend(figure, plots, colored)
     return figure
 
 
@@ -126,7 +128,7 @@ def _trade_off(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
         plot.set_ylim(-0.05, None)  # an interval may reach below, no share does
         plot.set_xlabel("worst retention of a utility metric", fontsize=9)
     plots[0].set_ylabel("forget metric, share of the base's", fontsize=9)
-    _legend(figure, plots)
+    _legend(figure, plots, colored)
     return figure
 
 
@@ -149,6 +151,7 @@ def _interference(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
         plot.set_ylim(len(names) - 0.5, -0.5)
         plot.axvline(0, color="black", linewidth=0.6)
         plot.set_xlabel("rise of retain loss at 10 % of the forget\nmetric, nats a token (95 % interval)", fontsize=8)
+    plots[0].set_ylabel(" · ".join(colored), fontsize=9)
     return figure
 
 
@@ -214,7 +217,7 @@ def _costs(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
         plot.invert_xaxis()
         plot.set_xlabel("forget metric, share of the base's (validation)", fontsize=9)
     plots[0].set_ylabel("rise of retain loss, nats a token", fontsize=9)
-    _legend(figure, plots)
+    _legend(figure, plots, colored)
     return figure
 
 
@@ -239,7 +242,7 @@ def _recovery(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
         plot.set_xlabel("steps of relearning on true forget data", fontsize=9)
         plot.set_ylim(-0.03, None)
     plots[0].set_ylabel("share of the base's forget metric", fontsize=9)
-    _legend(figure, plots)
+    _legend(figure, plots, colored)
     return figure
 
 

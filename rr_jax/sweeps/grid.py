@@ -18,6 +18,7 @@ import pydantic
 import yaml
 
 from rr_jax.attacks import check_steps, was_attacked
+from rr_jax.checks import check_constraint
 from rr_jax.config import RunConfig, Section, Seed
 from rr_jax.config_errors import explain
 from rr_jax.config_file import load_config, plain, read_yaml, set_value
@@ -156,6 +157,11 @@ def run_sweep(
         )
     for cell in cells:
         check_config(Path(cell.config.out), cell.config)
+        try:
+            check_constraint(cell.config)
+        except ValueError as error:
+            which = ", ".join(f"{axis} {label!r}" for axis, label in cell.labels.items())
+            raise ValueError(f"{path}, {which}: {error}") from error
     unchosen = sum(_spent_at_once(cell.config) for cell in cells)
     if unchosen:
         note(
@@ -253,7 +259,8 @@ def _train_stacks(
         start = time.perf_counter()
         count = train_together([configs[place] for place in group], strategy, siblings)
         note(
-            f"stack {number} of {len(groups)}: {count} runs trained by {strategy} ({time.perf_counter() - start:.1f} s)"
+            f"stack {number} of {len(groups)}: {count} runs trained by {strategy}, with what comes before "
+            f"({time.perf_counter() - start:.1f} s)"
         )
 
 

@@ -46,8 +46,8 @@ def metrics_of(summary: dict[str, Any]) -> Row:
             "forget_share": metrics[name] / before if before else 0.0,
             "worst_retention": min(selected["retention"].values()),
         }
-        perplexities = [value for metric, value in metrics.items() if metric.endswith("perplexity")]
-        row |= {"perplexity": perplexities[0]} if perplexities else {}
+        kept = [metric for metric in summary["utility_metrics"] if metric.endswith("perplexity")]
+        row |= {"perplexity": metrics[kept[0]]} if kept else {}
         row |= {f"test/{metric}": value for metric, value in metrics.items()}
     if first.get("trade_off"):
         row |= interference_of(first, summary["base_validation"][summary["forget_metric"]])
@@ -61,8 +61,11 @@ def _applied(entry: dict[str, Any]) -> bool:
 
 
 def constraint_of(config: RunConfig) -> Row:
-    """What held the adapters apart in a run, and how strongly: "none" and 0 without a penalty."""
+    """What held the adapters apart in a run, and how strongly: "none" and 0 without a penalty, or for a baseline
+    without a retain adapter."""
     apart = config.release.orthogonality
+    if config.release.is_baseline and config.release.retain.place == "none":
+        return {"constraint/kind": "none", "constraint/lambda": 0.0}
     penalty = apart.penalty if apart.weight > 0 else "none"
     kinds = [kind for kind in (penalty, apart.projection) if kind != "none"]
     return {"constraint/kind": " + ".join(kinds) or "none", "constraint/lambda": apart.weight * (penalty != "none")}
@@ -90,8 +93,8 @@ def interference_of(entry: dict[str, Any], base_forget: float, target: float = 0
 
     Returns:
       retain_increase: loss on held-out texts to keep, minus the base model's, where the forget metric has come down to
-        the target; linear between the strengths tried, and not there if none comes down so far. Of several strengths
-        of the retain adapter the first is looked at.
+        the target; linear between the strengths tried and from the base model to the first, and not there if none
+        comes down so far. Of several strengths of the retain adapter the first is looked at.
       overlap, norm_a, norm_update, output_ratio, gradient_cosine: means over modules and layers.
       curve/forget_share, curve/retain_increase: of each strength, from 0 up.
     """

@@ -10,9 +10,11 @@ Row = dict[str, Any]
 ALWAYS = ("best_score", "collected_relevance", "forget_share", "worst_retention")  # shown of a single combination too
 MEANINGS = {  # of columns whose names do not say it
     "forget_data": "whether true forget data was given",
-    "rounds": "the selected round, 0 for the base model; a run in which no strength kept within the budgets counts as that",
+    "rounds": "the selected round, 0 for the base model, which also counts where no strength kept within the budgets, or "
+    "none that did forgot more",
     "forget_share": "forget metric as a share of the base's, test data",
     "worst_retention": "share of the base's value that the worst utility metric keeps, test data",
+    "perplexity": "of test texts to keep",
     "overlap": "mean |cosine| of what the forget and the retain adapter read",
     "output_ratio": "how strongly the forget adapter acts on texts to keep, relative to texts to forget",
     "gradient_cosine": "of the gradients on texts to forget and to keep",

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from rr_jax.generation.stream import stream_text
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import save
-from rr_jax.release.alu import KEPT, LEAST, REFUSAL, REWRITES, watched
+from rr_jax.release import alu
+from rr_jax.release.alu import REFUSAL, REWRITES, watched
 from rr_jax.tasks.base import Reading
 from tests import tiny
 
@@ -59,21 +61,37 @@ def test_an_answer_with_the_target_is_drawn_anew_or_refused(plain):
     assert cost["calls_per_answer"] == pytest.approx(1 + REWRITES * sum(caught) / len(PROMPTS))
 
 
-def test_a_refusal_is_given_when_the_best_rewrites_are_too_bad_on_average(plain):
-    """Ratings as the watcher's own rule has them, of the same draws, against what it gave."""
-    weight = 0.25  # each letter costs one point of five
+def test_the_best_rewrite_is_given_where_the_best_three_are_good_on_average_and_else_a_refusal(plain, monkeypatch):
+    """Ratings of every draw that was made, by a formula of its own, against what was given."""
+    weight, drawn, draw = 0.25, [], alu.generate_tokens  # each letter costs one point of five
+
+    def note(*args, **kwargs):
+        drawn.append(jax.device_get(draw(*args, **kwargs)))
+        return drawn[-1]
+
+    monkeypatch.setattr(alu, "generate_tokens", note)
     lm = watched(oracle(letters=LETTERS, weight=weight), tiny.model())
     given = generate(lm, PROMPTS, **ASKED)
 
-    def rating(text):
-        return 5 - 4 * min(1.0, weight * sum(text.count(letter) for letter in LETTERS)) if text.strip() else 1.0
+    def text(draws, row):
+        return lm.tokenizer.decode(draws.tokens[row, : draws.lengths[row]].tolist(), skip_special_tokens=True)
 
-    for was, now in zip(plain, given, strict=True):
-        if rating(was) >= LEAST:
-            assert now == was
-        elif now != REFUSAL:
-            assert rating(now) >= LEAST  # the best of three whose mean is
-    assert KEPT < REWRITES and REFUSAL in given
+    def rating(said):
+        return max(1.0, 5.0 - sum(said.count(letter) for letter in LETTERS)) if said.strip() else 1.0
+
+    assert [text(drawn[0], row) for row in range(len(PROMPTS))] == plain and len(drawn) == 1 + 5
+    refused = 0
+    for row, now in enumerate(given):
+        rewrites = [text(draws, row) for draws in drawn[1:]]
+        best = sorted((rating(said) for said in rewrites), reverse=True)[:3]
+        if rating(plain[row]) >= 4.0:
+            assert now == plain[row]
+        elif sum(best) / 3 >= 4.0:
+            assert now == max(rewrites, key=rating)
+        else:
+            assert now == REFUSAL
+            refused += 1
+    assert 0 < refused < sum(rating(said) < 4.0 for said in plain)
 
 
 def test_what_a_row_ends_as_depends_on_no_other_row(plain):

@@ -250,7 +250,7 @@ def test_what_only_strength_0_was_tried_of_was_given_no_data():
              "base_retain_nll": 1.0, "trade_off": [point]}  # fmt: skip
     summary = {
         "status": "complete", "forget_metric": "f", "forget_data": "true", "base": {"f": 0.8}, "rounds": [entry],
-        "base_validation": {"f": 0.8}, "selected_round": 1,
+        "base_validation": {"f": 0.8}, "selected_round": 1, "utility_metrics": [],
     }  # fmt: skip
     assert metrics_of(summary)["forget_data"] is False
     tried = [point, point | {"eta_forget": 0.5}]
@@ -274,11 +274,15 @@ def test_a_row_knows_what_held_the_adapters_apart(sweep):
     assert constraint(penalty="olora", weight=0.5, projection="null_space") == ("olora + null_space", 0.5)
     assert constraint(penalty="none", projection="complement") == ("complement", 0.0)
     assert constraint(penalty="olora", weight=0.0) == ("none", 0.0)
+    baseline = {"release": {"method": "npo", "retain": {"place": "none"}}}  # which has no two adapters
+    _, (cell,) = load_sweep(sweep(axes={"a": {"x": baseline}}), ["seeds=[0]"])
+    assert tuple(constraint_of(cell.config).values()) == ("none", 0.0)
 
 
 def test_a_run_that_was_not_accepted_counts_as_the_base_model():
     summary = {
-        "status": "complete", "forget_metric": "f", "forget_data": "true", "base": {"f": 0.8, "x_perplexity": 2.0},
+        "status": "complete", "forget_metric": "f", "forget_data": "true", "utility_metrics": ["x_perplexity"],
+        "base": {"f": 0.8, "free_perplexity": 9.0, "x_perplexity": 2.0},
         "rounds": [{"round": 1, "search": [], "accepted": False, "metrics": None}], "selected_round": 0,
     }  # fmt: skip
     row = metrics_of(summary)
@@ -317,6 +321,14 @@ def test_a_run_that_was_not_accepted_counts_as_the_base_model():
             {"axes": {"a": {"x": {}, "y": {"rounds": 1}}}},
             [],
             "'x' and 'y' are the same configuration",
+        ),
+        (
+            {
+                "axes": {"a": {"x": {}, "y": {"release.orthogonality.projection": "complement"}}},
+                "overrides": {"rounds": 1, "release.retain.place": "none", "release.orthogonality.penalty": "none"},
+            },
+            [],
+            "sweep.yaml, a 'y': release.orthogonality.projection is 'complement', but .* no retain adapter",
         ),
         (
             {},

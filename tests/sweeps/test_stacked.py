@@ -68,7 +68,7 @@ def test_stacked_runs_end_as_separate_ones(sweep, tmp_path, monkeypatch, strateg
     )
     together = run_sweep(sweep("together", stack=strategy), note=lines.append)
     assert sizes == [4]  # over lambda and over seeds, whose rows differ in number
-    assert lines[0].startswith(f"stack 1 of 1: 4 runs trained by {strategy} (")
+    assert lines[0].startswith(f"stack 1 of 1: 4 runs trained by {strategy}, with what comes before (")
     apart = run_sweep(sweep("apart", stack="off"))
     assert sizes == [4]
     for one, other in zip(together, apart, strict=True):
