@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rr_jax.generation.text import generate
+    from rr_jax.models.decoder import forward
     from rr_jax.models.hub import LanguageModel, Progress, Shardings, save
-    from rr_jax.models.transformer import forward
-    from rr_jax.rounds import load_round, run
+    from rr_jax.runs.loop import load_round, run
 
 # That there is no torch is as it should be here; transformers says so once, when it is first imported. Everything else
 # that it has to say comes through.
@@ -24,8 +24,8 @@ _HOMES = {
     "LanguageModel": "rr_jax.models.hub",
     "forward": "rr_jax.models.transformer",
     "generate": "rr_jax.generation.text",
-    "load_round": "rr_jax.rounds",
-    "run": "rr_jax.rounds",
+    "load_round": "rr_jax.runs.loop",
+    "run": "rr_jax.runs.loop",
     "save": "rr_jax.models.hub",
 }
 

@@ -111,9 +111,9 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Runs a configuration to its end; the same command again resumes it."""
-    from rr_jax.config_file import load_config
     from rr_jax.reporting.page import summary_table
-    from rr_jax.rounds import run as run_rounds
+    from rr_jax.runs.config_file import load_config
+    from rr_jax.runs.loop import run as run_rounds
 
     resolved = load_config(config, overrides or [])
     with _Display() as display:
@@ -133,8 +133,8 @@ def sweep(
     """Runs a grid with seeds; writes a table and figures with 95 % intervals. The same command again resumes."""
     import itertools
 
-    from rr_jax.sweeps.grid import run_sweep
-    from rr_jax.sweeps.table import table
+    from rr_jax.studies.sweeps.grid import run_sweep
+    from rr_jax.studies.sweeps.table import table
 
     with _Display() as display:
         rows = run_sweep(config, overrides or [], progress=display, note=notes.print, jobs=jobs)
@@ -145,7 +145,9 @@ def sweep(
 @app.command("eval")
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    round: Annotated[int | None, typer.Option(help="0 is the base model; default: the selected round.")] = None,
+    round_index: Annotated[
+        int | None, typer.Option("--round", help="0 is the base model; default: the selected round.")
+    ] = None,
     attacks: Annotated[
         bool, typer.Option("--attacks", help="Try to bring back what was forgotten; writes attacks.json.")
     ] = False,
@@ -154,19 +156,19 @@ def evaluate(
     """All metrics of any round's model on test data; with --attacks, what comes back when it is attacked."""
     import json
 
-    from rr_jax.rounds import load_deltas, load_model
-    from rr_jax.stages import released_model
+    from rr_jax.runs.context import released_model
+    from rr_jax.runs.loop import load_deltas, load_model
     from rr_jax.tasks.registry import make_task
 
     if attacks:
-        from rr_jax.attacks import attack
+        from rr_jax.studies.attacks import attack
 
         with _Display() as display:
-            found = attack(folder, round, progress=display)
+            found = attack(folder, round_index, progress=display)
         console.print(json.dumps(found, indent=2, ensure_ascii=False))
         return
     with _Display() as display:
-        deltas, config, number = load_deltas(folder, round)
+        deltas, config, number = load_deltas(folder, round_index)
         base = load_model(config, display)
 
         def note(what: str) -> None:
@@ -182,7 +184,7 @@ def evaluate(
 def generate(
     source: Annotated[str, typer.Argument(metavar="RUN-or-MODEL", help="A run folder, a model folder, or a hub id.")],
     prompt: Annotated[list[str], typer.Option(help="May be given several times.")],
-    round: Annotated[int | None, typer.Option(help="Of a run; default: the selected one.")] = None,
+    round_index: Annotated[int | None, typer.Option("--round", help="Of a run; default: the selected one.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
@@ -205,16 +207,16 @@ def generate(
     is_run = (Path(source) / "config.yaml").is_file()
     if is_run and chat is not None:
         raise ValueError(f"--chat and --raw are for a model; {source} is a run, whose configuration says which")
-    if not is_run and round is not None:
-        raise ValueError(f"--round is {round}, but {source} is not a run folder (it has no config.yaml)")
+    if not is_run and round_index is not None:
+        raise ValueError(f"--round is {round_index}, but {source} is not a run folder (it has no config.yaml)")
     with _Display() as display:
         if is_run:
-            after, _, number = load_round(source, round, display)
+            after, _, number = load_round(source, round_index, display)
             models = {"before: ": load_round(source, 0, display)[0], "after: ": after}
         else:
             models = {"": load(source, chat=chat, progress=partial(display, f"loading {source}"))}
     if is_run and number == 0:
-        selected = "" if round == 0 else "no round was selected, as none kept within the budgets: "
+        selected = "" if round_index == 0 else "no round was selected, as none kept within the budgets: "
         notes.print(f"{selected}round 0 is the base model, so before and after are the same")
     for lm in models.values():
         check_room(lm, encode_prompts(lm.tokenizer, prompts, chat=lm.chat), max_new_tokens)
@@ -235,14 +237,14 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     target: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     to: Annotated[str, typer.Option(help="merged: a Hugging Face model folder; adapter: a PEFT one.")] = "merged",
-    round: Annotated[int | None, typer.Option(help="Default: the selected round.")] = None,
+    round_index: Annotated[int | None, typer.Option("--round", help="Default: the selected round.")] = None,
     debug: Debug = False,
 ) -> None:
     """Writes a round's model as a Hugging Face folder, or all its rounds' updates as one exact PEFT adapter."""
     from rr_jax.lora import algebra
     from rr_jax.lora.peft import save_peft
     from rr_jax.models.hub import model_folder, read_config, save
-    from rr_jax.rounds import load_deltas, load_round, model_source
+    from rr_jax.runs.loop import load_deltas, load_round, model_source
 
     if to not in ("merged", "adapter"):
         raise ValueError(f"--to is {to!r}, expected 'merged' or 'adapter'")
@@ -251,11 +253,11 @@ def export(
         raise ValueError(f"{blocking} is a file; expected a folder to write to that is new or empty")
     if target.is_dir() and any(target.iterdir()):
         raise ValueError(f"{target} is not an empty folder; a model is only written to a new one")
-    deltas, config, number = load_deltas(folder, round)
+    deltas, config, number = load_deltas(folder, round_index)
     if config.release.method == "alu_like":
         raise ValueError(f"{folder} changed no weights (release.method is 'alu_like'): there is nothing to export")
-    if deltas is None and round != 0:
-        which = "no round was selected" if round is None else f"round {round} changed nothing"
+    if deltas is None and round_index != 0:
+        which = "no round was selected" if round_index is None else f"round {round_index} changed nothing"
         raise ValueError(
             f"{folder}: {which}, as no strength kept within the budgets; this is the base model (--round 0 exports that)"
         )
@@ -279,7 +281,7 @@ def export(
 @app.command()
 def surface(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    round: Annotated[int | None, typer.Option(help="Default: the selected round.")] = None,
+    round_index: Annotated[int | None, typer.Option("--round", help="Default: the selected round.")] = None,
     forget: Annotated[
         str | None, typer.Option(help="Strengths such as 0,0.2,0.4; default: 9 to 1.5 times the chosen one.")
     ] = None,
@@ -288,11 +290,11 @@ def surface(
     debug: Debug = False,
 ) -> None:
     """The loss over both strengths, on revealed rows and on validation texts to keep: surface.json and surface.svg."""
-    from rr_jax.surface import draw_surface
+    from rr_jax.studies.surface import draw_surface
 
     grids = {"eta_forget": _numbers("--forget", forget), "eta_retain": _numbers("--retain", retain)}
     with _Display() as display:
-        found = draw_surface(folder, round, **grids, metrics=metrics, progress=display)
+        found = draw_surface(folder, round_index, **grids, metrics=metrics, progress=display)
     points = f"{len(found['eta_forget'])} x {len(found['eta_retain'])} points"
     console.print(f"round {found['round']} of {folder}, {points}: surface.json and surface.svg are in {folder}")
     if found["retain_adapter"] is None:
@@ -316,7 +318,7 @@ def report(
 ) -> None:
     """Rebuilds report.html from the files of a run."""
     from rr_jax.reporting.page import write_report
-    from rr_jax.runfolder import read_run
+    from rr_jax.runs.folder import read_run
 
     read_run(folder)
     console.print(f"report: {write_report(folder)}")

@@ -8,7 +8,7 @@ import zlib
 import jax
 
 
-def stream(seed: int, purpose: str, round: int = 0, index: int | jax.Array | None = None) -> jax.Array:
+def stream(seed: int, purpose: str, round_index: int = 0, index: int | jax.Array | None = None) -> jax.Array:
     """The key of one purpose in one round: `fold_in` of (purpose, round[, index]) into `key(seed)`.
 
     Args:
@@ -19,10 +19,10 @@ def stream(seed: int, purpose: str, round: int = 0, index: int | jax.Array | Non
     """
     key = jax.random.key(seed)
     key = jax.random.fold_in(key, zlib.crc32(purpose.encode()))
-    key = jax.random.fold_in(key, round)
+    key = jax.random.fold_in(key, round_index)
     return key if index is None else jax.random.fold_in(key, index)
 
 
-def derive_seed(seed: int, purpose: str, round: int = 0) -> int:
+def derive_seed(seed: int, purpose: str, round_index: int = 0) -> int:
     """A 31-bit seed of one purpose in one round, for what wants a number instead of a key."""
-    return zlib.crc32(f"{seed}/{purpose}/{round}".encode()) & 0x7FFFFFFF
+    return zlib.crc32(f"{seed}/{purpose}/{round_index}".encode()) & 0x7FFFFFFF

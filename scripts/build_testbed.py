@@ -8,9 +8,9 @@ import argparse
 import time
 from pathlib import Path
 
-from rr_jax.testbed.build import build
-from rr_jax.testbed.floors import measure, table
-from rr_jax.testbed.training import TINY, Recipe
+from rr_jax.testbed.base_model.build import build
+from rr_jax.testbed.base_model.thresholds import measure, table
+from rr_jax.testbed.base_model.training import TINY, Recipe
 
 
 def report(line: str) -> None:

@@ -11,12 +11,11 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "models")]
-
-import parity
-from tiny_models import VARIANTS, build
+sys.path.insert(0, str(ROOT))
 
 from rr_jax.models import families, hub
+from tests.models import parity
+from tests.models.tiny_models import VARIANTS, build
 
 COLUMNS = ("logits", "decode", "LoRA gradient", "merged export", "adapter export")
 

@@ -1,6 +1,8 @@
 """The command line on a task about nothing: `cli_script.py ARGUMENTS` is `rr-jax ARGUMENTS` with tests.tiny.EchoTask."""
 
-from rr_jax import cli, rounds, surface
+from rr_jax import cli
+from rr_jax.runs import loop as rounds
+from rr_jax.studies import surface
 from tests import tiny
 
 for place in (rounds, surface):

@@ -9,9 +9,9 @@ import resource
 import signal
 import sys
 
-from rr_jax import rounds
-from rr_jax.checkpoint import Checkpoints
-from rr_jax.config_file import parse_config
+from rr_jax.runs import loop as rounds
+from rr_jax.runs.checkpoint import Checkpoints
+from rr_jax.runs.config_file import parse_config
 from tests import tiny
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
-from rr_jax import __version__, cli, rounds
-from rr_jax.config_file import parse_config
+from rr_jax import __version__, cli
 from rr_jax.lora.adapter import init_adapter
+from rr_jax.models.decoder import forward
 from rr_jax.models.hub import read_config, save
-from rr_jax.models.transformer import forward
+from rr_jax.runs import loop as rounds
+from rr_jax.runs.config_file import parse_config
 from rr_jax.testbed import BASE
 from tests import tiny
 
@@ -138,7 +139,7 @@ def test_generate_continues_a_prompt():
 def test_an_adapter_of_the_testbed_names_its_base_without_a_path(tmp_path, monkeypatch):
     config = parse_config({"task": {"name": "ner"}, "out": "unused"})
     adapter = init_adapter(jax.random.key(0), read_config(BASE), 1, ["q"])
-    monkeypatch.setattr(rounds, "load_deltas", lambda folder, round: (adapter, config, 1))
+    monkeypatch.setattr(rounds, "load_deltas", lambda folder, round_index: (adapter, config, 1))
     cli.export(tmp_path / "run", tmp_path / "adapter", to="adapter")
     written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert written["base_model_name_or_path"] == "rr-jax-testbed"

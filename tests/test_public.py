@@ -36,7 +36,7 @@ def said(imports):
 
 def test_that_there_is_no_torch_is_not_said_and_everything_else_is():
     assert "PyTorch was not found" in said("")
-    assert said("import rr_jax.rounds").strip() == "[transformers] something else"
+    assert said("import rr_jax.runs.loop").strip() == "[transformers] something else"
 
 
 def test_the_version_is_that_of_the_package():

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from rr_jax.generation.prompts import BATCH_SIZES, bucket
-from rr_jax.models.encoder import EncoderConfig, Params, classify, probabilities, sentence_embedding
-from rr_jax.models.encoder_hub import Encoder
+from rr_jax.models.encoders.encoder import EncoderConfig, Params, classify, probabilities, sentence_embedding
+from rr_jax.models.encoders.hub import Encoder
 
 
 def classify_texts(

@@ -7,8 +7,8 @@ arrays and where a model keeps them, never tasks or files.
 import jax
 import jax.numpy as jnp
 
+from rr_jax.models.decoder import Params
 from rr_jax.models.spec import LINEAR_MODULES
-from rr_jax.models.transformer import Params
 
 
 def quantize_params(params: Params, bits: int, group: int | None = None) -> Params:

@@ -9,8 +9,8 @@ import numpy as np
 
 from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.models.config import ModelConfig
+from rr_jax.models.decoder import Adapter, Params, hidden_states
 from rr_jax.models.hub import LanguageModel
-from rr_jax.models.transformer import Adapter, Params, hidden_states
 
 
 def last_hidden(

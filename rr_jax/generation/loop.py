@@ -13,7 +13,7 @@ import numpy as np
 
 from rr_jax.generation.sampling import Sampling, sample_tokens
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.transformer import Adapter, Cache, Params, decode_step, prefill
+from rr_jax.models.decoder import Adapter, Cache, Params, decode_step, prefill
 
 
 @flax.struct.dataclass

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rr_jax.data.packing import encode_prompt
-from rr_jax.models.transformer import SOFT_TOKEN
+from rr_jax.models.decoder import SOFT_TOKEN
 
 BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512)
 

@@ -9,8 +9,8 @@ import numpy as np
 from rr_jax.generation.loop import generate_tokens
 from rr_jax.generation.prompts import bucket, check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.generation.sampling import make_sampling
+from rr_jax.models.decoder import Adapter
 from rr_jax.models.hub import LanguageModel
-from rr_jax.models.transformer import Adapter
 from rr_jax.random import stream
 
 

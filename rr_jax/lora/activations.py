@@ -17,8 +17,8 @@ from jax import lax
 from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
 from rr_jax.models.config import ModelConfig
+from rr_jax.models.decoder import Adapter, Params, read_inputs
 from rr_jax.models.spec import linear_shapes
-from rr_jax.models.transformer import Adapter, Params, read_inputs
 
 OVERSAMPLING = 16  # probes beyond twice the directions asked for
 BATCH = 8  # rows read at a time

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rr_jax.models.config import ModelConfig
+from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.spec import linear_shapes
-from rr_jax.models.transformer import Adapter, Params
 
 __all__ = ["Adapter", "init_adapter", "merge_adapter", "scale_adapter", "stack_adapters", "unstack_adapter"]
 

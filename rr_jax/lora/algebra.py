@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from rr_jax.lora.adapter import Adapter, merge_adapter, scale_adapter
-from rr_jax.models.transformer import Params
+from rr_jax.models.decoder import Params
 
 _HIGHEST = lax.Precision.HIGHEST
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.transformer import Adapter, Params, hidden_states, unembed
+from rr_jax.models.decoder import Adapter, Params, hidden_states, unembed
 
 Batch = dict[str, jax.Array]
 

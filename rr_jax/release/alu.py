@@ -16,8 +16,8 @@ import numpy as np
 from rr_jax.generation.loop import Generated, generate_tokens
 from rr_jax.generation.sampling import Sampling, make_sampling
 from rr_jax.models.config import ModelConfig
+from rr_jax.models.decoder import Params
 from rr_jax.models.hub import LanguageModel
-from rr_jax.models.transformer import Params
 from rr_jax.tasks.base import Reading, Task
 
 REWRITES, KEPT, LEAST = 5, 3, 4.0  # ALU's: answers drawn anew, the best of them looked at, and their least mean rating

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rr_jax.config import TrainConfig
 from rr_jax.data.packing import Packed
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.transformer import Adapter, Params
+from rr_jax.models.decoder import Adapter, Params
 from rr_jax.parallel.wrap import Run, choose_driver
 from rr_jax.release.baselines import Given, make_baseline_optimizer, make_baseline_step
-from rr_jax.release.objective import TrainState
-from rr_jax.release.trainer import Log, TrainingDiverged, drive
+from rr_jax.training.config import TrainConfig
+from rr_jax.training.loop import Log, TrainingDiverged, drive
+from rr_jax.training.step import TrainState
 
 
 def train_baseline(

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rr_jax.config import LOSSES
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import ext_sub
 from rr_jax.models.config import ModelConfig
+from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import segment_nll, token_nll
-from rr_jax.models.transformer import Adapter, Params
 from rr_jax.parallel import collectives
-from rr_jax.release.objective import Metrics, TrainState, make_optimizer, make_schedule
+from rr_jax.release.config import LOSSES
+from rr_jax.training.step import Metrics, TrainState, make_optimizer, make_schedule
 
 BETA = {"npo": 0.1, "simnpo": 4.5}  # the authors': NPO's code, and SimNPO's for TOFU's forget10
 

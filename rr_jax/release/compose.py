@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rr_jax.config import EtaConfig
 from rr_jax.lora.adapter import merge_adapter, scale_adapter
 from rr_jax.lora.algebra import add, negate
-from rr_jax.models.transformer import Adapter, Params
+from rr_jax.models.decoder import Adapter, Params
+from rr_jax.release.config import EtaConfig
 
 RULES = {  # of `EtaConfig.rule`, in words
     "most_forgetting_within_budget": "lowest forget metric on validation data within the utility and degenerate budgets",

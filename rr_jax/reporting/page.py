@@ -16,7 +16,7 @@ import yaml
 
 from rr_jax.reporting.attacks import ATTACKS, attacks_view
 from rr_jax.reporting.rounds import measured, progress_plots, recall_plots, recall_view, round_view
-from rr_jax.runfolder import read_json, read_lines, write_text
+from rr_jax.runs.folder import read_json, read_lines, write_text
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SAMPLES_OF_FORGET, SAMPLES_OF_UTILITY = 6, 2

@@ -10,13 +10,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rr_jax.config import ArmsConfig
 from rr_jax.generation.features import last_hidden
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed, stream
 from rr_jax.reveal import arms as pool
 from rr_jax.reveal.arms import Arm
+from rr_jax.reveal.config import ArmsConfig
 from rr_jax.tasks.base import Task
 
 
@@ -63,7 +63,12 @@ def check_vocabulary(proposer: LanguageModel, lm: LanguageModel) -> None:
 
 
 def make_candidates(
-    lm: LanguageModel, task: Task, config: ArmsConfig, seed: int, round: int, proposer: LanguageModel | None = None
+    lm: LanguageModel,
+    task: Task,
+    config: ArmsConfig,
+    seed: int,
+    round_index: int,
+    proposer: LanguageModel | None = None,
 ) -> Candidates:
     """Texts of the task, of a file and of templates, and soft prompts from Sobol points, the latter drawn anew each round.
 
@@ -79,8 +84,8 @@ def make_candidates(
     arms = pool.build_arms(instruction_texts(task, config), list(task.stems), config.soft)
     if not config.soft:
         return Candidates(arms, last_hidden(writer, [arm.text for arm in arms]), None)
-    points = pool.sobol_points(config.soft, config.dim, derive_seed(seed, "reveal/sobol", round))
-    key = stream(seed, "reveal/projection", round)
+    points = pool.sobol_points(config.soft, config.dim, derive_seed(seed, "reveal/sobol", round_index))
+    key = stream(seed, "reveal/projection", round_index)
     projection = pool.random_projection(key, config.dim, config.soft_tokens, writer.config.embed_dim)
     spread = jnp.std(writer.params["embed"].astype(jnp.float32))
     soft = np.asarray(pool.soft_prompts(points, projection, spread, scaling=config.scaling))

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from rr_jax.config import RevealConfig
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed
 from rr_jax.reveal.candidates import Candidates, respond
+from rr_jax.reveal.config import RevealConfig
 from rr_jax.reveal.judge import Judge, Judged
 from rr_jax.reveal.search import Scored
 from rr_jax.tasks.base import Revealed
@@ -61,7 +61,7 @@ def collect(
     scored: Sequence[Scored],
     *,
     seed: int,
-    round: int,
+    round_index: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Collection:
     """Generates from the best arms in turn until the set is full or the generations are used up."""
@@ -80,7 +80,7 @@ def collect(
             [one.arm for one in turns],
             max_new_tokens=judge.task.max_new_tokens,
             temperature=config.reward.temperature,
-            seed=derive_seed(seed, "reveal/collect", round),
+            seed=derive_seed(seed, "reveal/collect", round_index),
             first_index=start,
         )
         judged = judge.read([one.arm for one in turns], texts)
@@ -106,7 +106,7 @@ def collect(
                     from_arm[arm.index] += 1
                     found.revealed.append(
                         Revealed(
-                            round, arm.index, arm.kind, sample, arm.text, reading.context, reading.response,
+                            round_index, arm.index, arm.kind, sample, arm.text, reading.context, reading.response,
                             answer.relevance, one.score,
                         )
                     )  # fmt: skip

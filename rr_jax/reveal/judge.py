@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rr_jax.config import RewardConfig
 from rr_jax.evaluate.classifier import embed_texts
 from rr_jax.evaluate.degenerate import flag
 from rr_jax.generation.features import last_hidden
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.generation.text import generate
-from rr_jax.models.encoder_hub import Encoder
+from rr_jax.models.encoders.hub import Encoder
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed
 from rr_jax.reveal.arms import Arm
 from rr_jax.reveal.candidates import Candidates
+from rr_jax.reveal.config import RewardConfig
 from rr_jax.reveal.reward import RewardParts, cosine_kernel, ngram_kernel, reward
 from rr_jax.tasks.base import Reading, Task
 
@@ -141,7 +141,7 @@ def make_judge(
     encoder: Encoder | None,
     *,
     seed: int,
-    round: int,
+    round_index: int,
 ) -> Judge:
     """A judge whose yardsticks are the base model's own free texts after the task's stems."""
     usual, center = math.inf, np.zeros(lm.config.embed_dim, np.float32)
@@ -152,7 +152,7 @@ def make_judge(
             stems,
             max_new_tokens=task.max_new_tokens,
             temperature=section.temperature,
-            seed=derive_seed(seed, "reveal/free", round),
+            seed=derive_seed(seed, "reveal/free", round_index),
         )
         spoken = [(stem, text) for stem, text in zip(stems, free, strict=True) if text.strip()]
         if spoken:

@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from rr_jax.config import RevealConfig
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed
 from rr_jax.reveal.arms import Arm
 from rr_jax.reveal.candidates import Candidates, respond
+from rr_jax.reveal.config import RevealConfig
 from rr_jax.reveal.judge import Judge, Judged
 from rr_jax.reveal.strategies import Learned, make_strategy
 
@@ -63,7 +63,7 @@ def search(
     candidates: Candidates,
     *,
     seed: int,
-    round: int,
+    round_index: int,
     known: Sequence[dict[str, Any]] = (),
     remember: Callable[[list[dict[str, Any]]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -93,9 +93,9 @@ def search(
         [arm.kind == "text" for arm in arms],
         evaluations,
         seed=seed,
-        round=round,
+        round_index=round_index,
     )
-    generation_seed = derive_seed(seed, "reveal/search", round)
+    generation_seed = derive_seed(seed, "reveal/search", round_index)
     scored: list[Scored] = []
     relevances: list[float] = []
     replay = list(known)
@@ -118,7 +118,9 @@ def search(
             first_index=len(scored) * samples,
         )
         judged = judge.read(repeated, texts)
-        shifts = judge.shift(candidates, repeated, judged, derive_seed(seed, f"reveal/shift/{len(scored)}", round))
+        shifts = judge.shift(
+            candidates, repeated, judged, derive_seed(seed, f"reveal/shift/{len(scored)}", round_index)
+        )
         lines = []
         for place, index in enumerate(chosen):
             mine = slice(place * samples, (place + 1) * samples)

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rr_jax.config import BanditSection, SearchConfig
 from rr_jax.random import stream
 from rr_jax.reveal import bandit
+from rr_jax.reveal.config import BanditSection, SearchConfig
 
 
 class Strategy(Protocol):
@@ -135,7 +135,7 @@ def make_strategy(
     evaluations: int,
     *,
     seed: int,
-    round: int,
+    round_index: int,
 ) -> Strategy:
     """The strategy that the configuration names.
 
@@ -148,7 +148,7 @@ def make_strategy(
     Raises:
       ValueError: "best_of_n" without a text.
     """
-    order = np.asarray(jax.random.permutation(stream(seed, "reveal/initial", round), len(features))).tolist()
+    order = np.asarray(jax.random.permutation(stream(seed, "reveal/initial", round_index), len(features))).tolist()
     if section.strategy == "random":
         return InOrder(order, section.initial)
     if section.strategy == "best_of_n":
@@ -157,9 +157,9 @@ def make_strategy(
             raise ValueError("reveal.search.strategy is 'best_of_n', but the pool has no instruction texts")
         return InOrder(texts, section.initial)
     settings = bandit_config(network, evaluations)
-    state = bandit.init(stream(seed, "reveal/bandit", round), settings, features.shape[1])
+    state = bandit.init(stream(seed, "reveal/bandit", round_index), settings, features.shape[1])
     available = jnp.ones(len(features), bool)
-    return Learned(jnp.asarray(features), settings, state, section, order, seed, round, available)
+    return Learned(jnp.asarray(features), settings, state, section, order, seed, round_index, available)
 
 
 def bandit_config(section: BanditSection, capacity: int) -> bandit.BanditConfig:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from rr_jax.config import CustomTask
 from rr_jax.data.packing import Example, pack_examples
 from rr_jax.data.sources import load_texts
 from rr_jax.evaluate.degenerate import flag
@@ -23,6 +22,7 @@ from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed
 from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split
+from rr_jax.tasks.config import CustomTask
 
 MIN_TEXTS = 20  # a tenth of them, two, is the least that validation and test can do with
 OPENING_WORDS = (3, 5, 8)

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from rr_jax import config as configs
-from rr_jax.tasks import code, custom, ner, toxicity
+from rr_jax.tasks import config as configs
+from rr_jax.tasks import custom
 from rr_jax.tasks.base import Task
+from rr_jax.tasks.testbed import code, ner, toxicity
 
 
 def make_task(section: configs.TaskConfig, tokenizer: Any, seed: int) -> Task:

@@ -5,13 +5,13 @@ Kept apart from `Task` so that reveal and release cannot reach it: nothing they 
 
 import random
 
-from rr_jax.config import CustomTask, TaskConfig
 from rr_jax.data.packing import Example
 from rr_jax.data.sources import load_texts
 from rr_jax.tasks.base import Reading, Task
+from rr_jax.tasks.config import CustomTask, TaskConfig
 from rr_jax.tasks.custom import compile_oracle
-from rr_jax.tasks.testbed import TestbedTask
-from rr_jax.testbed.world import document
+from rr_jax.tasks.testbed.base import TestbedTask
+from rr_jax.testbed.world.mixture import document
 
 SKILLS = {"ner": "ner", "toxicity": "toxic", "code": "code"}  # where a testbed target's documents are drawn from
 

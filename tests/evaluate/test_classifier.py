@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from rr_jax.evaluate import classifier
 from rr_jax.evaluate.classifier import classify_texts, embed_texts
-from rr_jax.models.encoder_hub import Encoder, load_encoder
+from rr_jax.models.encoders.hub import Encoder, load_encoder
 from tests import tiny_encoders
 
 TEXTS = [

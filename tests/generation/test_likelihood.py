@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rr_jax.generation.likelihood import response_nll
-from rr_jax.models.transformer import forward
+from rr_jax.models.decoder import forward
 
 
 def reference(lm: Any, prompt: str, response: str, soft: Any = None) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from rr_jax.generation.loop import Generated, generate_tokens
 from rr_jax.generation.sampling import Sampling, make_sampling
-from rr_jax.models.transformer import forward
+from rr_jax.models.decoder import forward
 
 PAD = 62
 

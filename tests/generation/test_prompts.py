@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rr_jax.generation.prompts import bucket, check_soft_prompts, encode_prompts, prompt_batches
-from rr_jax.models.transformer import SOFT_TOKEN
+from rr_jax.models.decoder import SOFT_TOKEN
 
 
 def test_bucket_ladder() -> None:

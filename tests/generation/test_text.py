@@ -11,7 +11,7 @@ import pytest
 from rr_jax.generation.features import last_hidden
 from rr_jax.generation.loop import generate_tokens
 from rr_jax.generation.text import end_tokens, generate, generate_ids
-from rr_jax.models.transformer import forward, hidden_states
+from rr_jax.models.decoder import forward, hidden_states
 
 
 def test_greedy_text_is_the_argmax_of_forward(lm: Any) -> None:

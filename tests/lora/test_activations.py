@@ -10,8 +10,8 @@ from rr_jax.data.packing import Packed
 from rr_jax.lora.activations import dominant_directions, output_energy
 from rr_jax.lora.adapter import init_adapter
 from rr_jax.models import hub
+from rr_jax.models.decoder import read_inputs
 from rr_jax.models.spec import linear_shapes
-from rr_jax.models.transformer import read_inputs
 from rr_jax.testbed import BASE
 from tests import tiny
 from tests.models.tiny_models import VARIANTS

@@ -9,8 +9,8 @@ import pytest
 
 from rr_jax.lora.adapter import init_adapter, merge_adapter, scale_adapter, stack_adapters, unstack_adapter
 from rr_jax.models.config import ModelConfig
+from rr_jax.models.decoder import decode_step, forward, hidden_states, prefill, read_inputs
 from rr_jax.models.spec import LINEAR_MODULES, init_params, linear_shapes
-from rr_jax.models.transformer import decode_step, forward, hidden_states, prefill, read_inputs
 
 CONFIG = ModelConfig(
     family="llama",

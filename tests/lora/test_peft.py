@@ -2,9 +2,7 @@
 
 import copy
 import json
-import sys
 import warnings
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,13 +13,12 @@ from rr_jax.lora.adapter import merge_adapter
 from rr_jax.lora.algebra import add, compact, delta_weight, rank, scale_adapter
 from rr_jax.lora.peft import load_peft, save_peft
 from rr_jax.models import hub
-from rr_jax.models.transformer import forward
+from rr_jax.models.decoder import forward
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-import parity
-from tiny_models import build
+from tests.models import parity
+from tests.models.tiny_models import build
 
 TARGETS = {
     "llama": ["q_proj", "v_proj", "down_proj"],

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import build
+
+from tests.models.tiny_models import build
 
 
 @pytest.fixture(scope="session")

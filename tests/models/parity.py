@@ -16,9 +16,9 @@ from rr_jax.lora import adapter as lora
 from rr_jax.lora import algebra
 from rr_jax.lora.peft import load_peft, save_peft
 from rr_jax.models import hub
+from rr_jax.models.decoder import AFTER_LAYER, decode_step, forward, prefill, read_inputs
 from rr_jax.models.loss import token_nll
 from rr_jax.models.spec import linear_shapes
-from rr_jax.models.transformer import AFTER_LAYER, decode_step, forward, prefill, read_inputs
 
 LENGTHS = (11, 5, 8)
 WIDTH = 11

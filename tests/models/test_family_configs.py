@@ -1,10 +1,10 @@
 """config.json is translated or refused, never guessed."""
 
 import pytest
-from tiny_models import LLAMA3, SHAPE, VARIANTS
 
 from rr_jax.models import families
 from rr_jax.models.config import RopeScaling
+from tests.models.tiny_models import LLAMA3, SHAPE, VARIANTS
 
 
 def hf(name="llama", **changes):

@@ -5,13 +5,13 @@ import copy
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity
 import pytest
-from tiny_models import FIRST, VARIANTS
 
 from rr_jax.models import families, hub
+from rr_jax.models.decoder import forward
 from rr_jax.models.loss import token_nll
-from rr_jax.models.transformer import forward
+from tests.models import parity
+from tests.models.tiny_models import FIRST, VARIANTS
 
 torch = pytest.importorskip("torch")
 

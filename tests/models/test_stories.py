@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rr_jax.models import hub
+from rr_jax.models.decoder import decode_step, forward, prefill
 from rr_jax.models.loss import token_nll
-from rr_jax.models.transformer import decode_step, forward, prefill
 
 pytestmark = pytest.mark.shared
 

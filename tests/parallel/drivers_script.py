@@ -20,7 +20,8 @@ from rr_jax.models.loss import token_nll
 from rr_jax.models.spec import init_params
 from rr_jax.parallel import collectives
 from rr_jax.parallel.wrap import DRIVERS, as_pmap, as_shard_map, choose_driver, limit_in_flight, replicate
-from rr_jax.release import baselines, objective
+from rr_jax.release import baselines
+from rr_jax.training import step as objective
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 STEPS, BATCH, IN, OUT = 3, 8, 5, 3

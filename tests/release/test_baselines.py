@@ -6,15 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from rr_jax.config import TrainConfig
-from rr_jax.config_file import parse_config
 from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.lora.algebra import delta_weight
-from rr_jax.models.transformer import forward
+from rr_jax.models.decoder import forward
 from rr_jax.release.baseline_trainer import train_baseline
 from rr_jax.release.baselines import Given, make_baseline_optimizer, make_baseline_step, uses_retain, with_strength
-from rr_jax.release.objective import TrainState
-from rr_jax.release.trainer import TrainingDiverged
+from rr_jax.runs.config_file import parse_config
+from rr_jax.training.config import TrainConfig
+from rr_jax.training.loop import TrainingDiverged
+from rr_jax.training.step import TrainState
 from tests import tiny
 
 SCALE, BETA, MARGIN, WEIGHT = 2.0, 0.3, 0.4, 0.7

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from rr_jax.config import EtaConfig
 from rr_jax.lora.adapter import init_adapter
 from rr_jax.release.compose import RULES, Point, choose_eta, compose, ends_climb, merged_params
+from rr_jax.release.config import EtaConfig
 from tests import tiny
 
 

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from rr_jax.config import ArmsConfig, BanditSection, CollectConfig, RevealConfig, RewardConfig, SearchConfig
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.reveal.bandit import instinct
 from rr_jax.reveal.candidates import make_candidates
 from rr_jax.reveal.collect import best_arms, collect
+from rr_jax.reveal.config import ArmsConfig, BanditSection, CollectConfig, RevealConfig, RewardConfig, SearchConfig
 from rr_jax.reveal.judge import make_judge
 from rr_jax.reveal.recall import disclosed_facts, recall
 from rr_jax.reveal.search import search
@@ -38,12 +38,12 @@ def config(**changes):
 
 
 def judge_of(lm, section=NO_GUARD, task=TASK, base=None):
-    return make_judge(task, lm, base or lm, section, None, seed=0, round=1)
+    return make_judge(task, lm, base or lm, section, None, seed=0, round_index=1)
 
 
 def run(lm, settings, task=TASK, **more):
-    candidates = make_candidates(lm, task, settings.arms, seed=0, round=1)
-    return search(lm, judge_of(lm, settings.reward, task), settings, candidates, seed=0, round=1, **more)
+    candidates = make_candidates(lm, task, settings.arms, seed=0, round_index=1)
+    return search(lm, judge_of(lm, settings.reward, task), settings, candidates, seed=0, round_index=1, **more)
 
 
 @pytest.mark.parametrize("strategy", ["neural_ucb", "epsilon_greedy", "random", "best_of_n"])
@@ -93,7 +93,7 @@ def test_the_bandit_finds_the_arms_that_score_where_chance_does_not(lm):
         found = []
         for seed in range(4):
             section = SearchConfig(strategy=strategy, initial=8, generations=1000)
-            made = make_strategy(section, BanditSection(), features, [True] * 64, 24, seed=seed, round=1)
+            made = make_strategy(section, BanditSection(), features, [True] * 64, 24, seed=seed, round_index=1)
             arms = made.initial()
             made.observe(arms, value[arms].tolist())
             while len(arms) < 24:
@@ -108,7 +108,7 @@ def test_the_bandit_finds_the_arms_that_score_where_chance_does_not(lm):
 def test_only_the_best_of_the_initial_design_may_start_the_bandit():
     features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     section = SearchConfig(initial=6, keep=0.5, generations=1000)
-    made = make_strategy(section, BanditSection(fit_steps=3), features, [True] * 20, 10, seed=0, round=1)
+    made = make_strategy(section, BanditSection(fit_steps=3), features, [True] * 20, 10, seed=0, round_index=1)
     assert isinstance(made, Learned)
     arms = made.initial()
     made.observe(arms, [0.1, 0.9, 0.2, 0.8, 0.7, 0.3])
@@ -123,7 +123,7 @@ def test_an_early_stop_says_so():
     """With no exploration, and one score above all predictions, nothing better is expected."""
     features = np.zeros((6, 3), np.float32)
     section = SearchConfig(initial=2, generations=1000, early_stop=True)
-    made = make_strategy(section, BanditSection(fit_steps=5, nu=1e-12), features, [True] * 6, 6, seed=0, round=1)
+    made = make_strategy(section, BanditSection(fit_steps=5, nu=1e-12), features, [True] * 6, 6, seed=0, round_index=1)
     made.observe(made.initial(), [0.0, 1.0])
     assert made.choose(1) == []
     assert made.stopped
@@ -134,7 +134,7 @@ def test_epsilon_one_is_random_and_epsilon_zero_is_greedy():
     picks = {}
     for epsilon in (0.0, 1.0):
         section = SearchConfig(strategy="epsilon_greedy", initial=10, generations=1000, epsilon=epsilon)
-        made = make_strategy(section, BanditSection(), features, [True] * 40, 20, seed=1, round=1)
+        made = make_strategy(section, BanditSection(), features, [True] * 40, 20, seed=1, round_index=1)
         arms = made.initial()
         made.observe(arms, features[arms, 0].tolist())
         picks[epsilon] = made.choose(6)
@@ -149,11 +149,11 @@ def test_presets_and_a_pool_without_texts():
     assert bandit_config(BanditSection(hidden=[7, 5]), 9).hidden == (7, 5)
     with pytest.raises(ValueError, match="'best_of_n', but the pool has no instruction texts"):
         make_strategy(
-            SearchConfig(strategy="best_of_n"), BanditSection(), np.zeros((3, 2)), [False] * 3, 2, seed=0, round=1
+            SearchConfig(strategy="best_of_n"), BanditSection(), np.zeros((3, 2)), [False] * 3, 2, seed=0, round_index=1
         )
     assert isinstance(
         make_strategy(
-            SearchConfig(strategy="random"), BanditSection(), np.zeros((3, 2)), [False] * 3, 2, seed=0, round=1
+            SearchConfig(strategy="random"), BanditSection(), np.zeros((3, 2)), [False] * 3, 2, seed=0, round_index=1
         ),
         InOrder,
     )
@@ -161,7 +161,7 @@ def test_presets_and_a_pool_without_texts():
 
 def test_components_are_those_of_the_responses(lm):
     settings = config()
-    candidates = make_candidates(lm, TASK, settings.arms, seed=0, round=1)
+    candidates = make_candidates(lm, TASK, settings.arms, seed=0, round_index=1)
     judge = judge_of(lm)
     arms = [candidates.arms[0]] * 4
     texts = ["bcdfg hjkl mnpq", "", "abc abd xyz kkl", "bcdfg hjkl mnpq"]
@@ -186,7 +186,7 @@ def test_gibberish_does_not_count_and_the_base_model_says_what_that_is(lm):
     """What the base model finds far less likely than its own texts; a soft prompt does not excuse it."""
     sharp = dataclasses.replace(lm, params={**lm.params, "embed": lm.params["embed"] * 3})
     strict = judge_of(lm, RewardConfig(fluency_margin=0.0), base=sharp)
-    candidates = make_candidates(lm, TASK, ArmsConfig(soft=2), seed=0, round=1)
+    candidates = make_candidates(lm, TASK, ArmsConfig(soft=2), seed=0, round_index=1)
     arm = candidates.arms[-1]
     own = [text for text in tiny_texts(sharp, arm.text) if text.strip()]
     odd = ["Kq 7z.Px0 9Jw", "xQ8.v Zr2 mL5"]
@@ -205,7 +205,7 @@ def tiny_texts(model, prompt):
 
 def test_kernels(lm):
     texts = ["abc def", "abc def", "ghi jkl mno", "zzz"]
-    arm = make_candidates(lm, TASK, ArmsConfig(soft=0), seed=0, round=1).arms[0]
+    arm = make_candidates(lm, TASK, ArmsConfig(soft=0), seed=0, round_index=1).arms[0]
     for kernel in ("ngram", "hidden"):
         judge = judge_of(lm, RewardConfig(kernel=kernel, fluency_margin=None))
         judged = judge.read([arm] * 4, texts)
@@ -257,10 +257,10 @@ def test_collection_leaves_out_repeats_and_says_why(lm, monkeypatch):
     monkeypatch.setattr(module, "respond", respond)
     task = Picky(metrics=lambda lm: {})
     settings = config(collect=CollectConfig(size=3, min_size=1, generations=8, best_arms=1, near_duplicate=0.6))
-    candidates = make_candidates(lm, task, settings.arms, seed=0, round=1)
+    candidates = make_candidates(lm, task, settings.arms, seed=0, round_index=1)
     judge = judge_of(lm, task=task)
-    scored = search(lm, judge, settings, candidates, seed=0, round=1).scored
-    found = collect(lm, judge, settings, candidates, scored, seed=0, round=1)
+    scored = search(lm, judge, settings, candidates, seed=0, round_index=1).scored
+    found = collect(lm, judge, settings, candidates, scored, seed=0, round_index=1)
     assert [item.response for item in found.revealed] == ["abc def ghi jkl", "kkk", "lll mmm nnn ooo"]
     assert {(one.sample, one.reason) for one in found.dropped} == {
         (1, "duplicate"), (2, "near_duplicate"), (3, "unreadable"), (4, "irrelevant"), (7, "beyond_size"),
@@ -269,11 +269,11 @@ def test_collection_leaves_out_repeats_and_says_why(lm, monkeypatch):
     exact = settings.model_copy(
         update={"collect": settings.collect.model_copy(update={"near_duplicate": 1.0, "size": 9})}
     )
-    assert len(collect(lm, judge, exact, candidates, scored, seed=0, round=1).revealed) == 5
+    assert len(collect(lm, judge, exact, candidates, scored, seed=0, round_index=1).revealed) == 5
     quota = settings.model_copy(
         update={"collect": CollectConfig(size=4, min_size=1, generations=8, best_arms=2, arm_share=0.25)}
     )
-    limited = collect(lm, judge, quota, candidates, scored, seed=0, round=1)
+    limited = collect(lm, judge, quota, candidates, scored, seed=0, round_index=1)
     assert len(limited.revealed) == 2 and {item.arm for item in limited.revealed} == {
         a.arm.index for a in best_arms(scored, 2)
     }
@@ -282,17 +282,17 @@ def test_collection_leaves_out_repeats_and_says_why(lm, monkeypatch):
 
 def test_nothing_useful_collects_nothing(lm):
     settings = config()
-    candidates = make_candidates(lm, TASK, settings.arms, seed=0, round=1)
-    found = collect(lm, judge_of(lm), settings, candidates, [], seed=0, round=1)
+    candidates = make_candidates(lm, TASK, settings.arms, seed=0, round_index=1)
+    found = collect(lm, judge_of(lm), settings, candidates, [], seed=0, round_index=1)
     assert found.revealed == found.dropped == [] and found.relevance() == 0
 
 
 def test_recall_counts_the_facts_told(lm):
     settings = config()
-    candidates = make_candidates(lm, TASK, settings.arms, seed=0, round=1)
+    candidates = make_candidates(lm, TASK, settings.arms, seed=0, round_index=1)
     judge = judge_of(lm)
-    scored = search(lm, judge, settings, candidates, seed=0, round=1).scored
-    revealed = collect(lm, judge, settings, candidates, scored, seed=0, round=1).revealed
+    scored = search(lm, judge, settings, candidates, seed=0, round_index=1).scored
+    revealed = collect(lm, judge, settings, candidates, scored, seed=0, round_index=1).revealed
     told = disclosed_facts(TASK, revealed)
     assert told == frozenset("aeiou") & set("".join(item.response for item in revealed))
     assert recall(TASK, told) == len(told) / 5

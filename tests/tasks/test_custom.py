@@ -11,13 +11,13 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rr_jax.config import CustomTask
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import init_params
 from rr_jax.tasks import custom
 from rr_jax.tasks.base import Reading
+from rr_jax.tasks.config import CustomTask
 from rr_jax.tasks.custom import KeywordTask, compile_oracle, retain_splits
 
 NAMES = ["Lily", "Tom", "Anna", "Ben"]
@@ -226,7 +226,7 @@ def test_an_empty_prompt_needs_a_start_token(source: str):
 
 
 def test_the_example_configuration_is_valid():
-    from rr_jax.config_file import load_config
+    from rr_jax.runs.config_file import load_config
 
     section = load_config(Path(__file__).parents[2] / "configs" / "stories-keyword.yaml").task
     assert isinstance(section, CustomTask) and section.keywords == ["Lily"]

@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import pytest
 
-from rr_jax.config_file import parse_config
 from rr_jax.generation.points import models_at
 from rr_jax.lora.adapter import init_adapter
 from rr_jax.lora.algebra import scale_adapter
 from rr_jax.models.hub import load
 from rr_jax.release.compose import merged_params
+from rr_jax.runs.config_file import parse_config
 from rr_jax.tasks.base import Reading
 from rr_jax.tasks.registry import make_task
 from rr_jax.testbed import BASE

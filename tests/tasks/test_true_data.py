@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 import rr_jax
-from rr_jax.config import CodeTask, CustomTask, NerTask, ToxicityTask
 from rr_jax.tasks import custom
+from rr_jax.tasks.config import CodeTask, CustomTask, NerTask, ToxicityTask
 from rr_jax.tasks.registry import make_task
 from rr_jax.tasks.true_data import forget_examples
-from rr_jax.testbed import BASE, toxic
+from rr_jax.testbed import BASE
+from rr_jax.testbed.world import toxic
 
 
 @pytest.mark.parametrize("section", [NerTask(name="ner"), ToxicityTask(name="toxicity"), CodeTask(name="code")])

@@ -9,10 +9,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from rr_jax.models.hub import load
-from rr_jax.testbed import BASE, floors, lexicon, training
-from rr_jax.testbed.build import build
-from rr_jax.testbed.tokenizer import WHOLE_WORDS
-from rr_jax.testbed.world import corpus
+from rr_jax.testbed import BASE
+from rr_jax.testbed.base_model import thresholds as floors
+from rr_jax.testbed.base_model import training
+from rr_jax.testbed.base_model.build import build
+from rr_jax.testbed.base_model.tokenizer import WHOLE_WORDS
+from rr_jax.testbed.world import lexicon
+from rr_jax.testbed.world.mixture import corpus
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def test_a_tiny_build_loads_in_transformers_and_agrees(tiny):
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM
 
-    from rr_jax.models.transformer import forward
+    from rr_jax.models.decoder import forward
 
     assert any("tokens/s" in line for line in lines)
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]

@@ -3,8 +3,10 @@
 import pytest
 
 from rr_jax.models.hub import load
-from rr_jax.testbed import BASE, ner, skills
-from rr_jax.testbed.skills import Asking, measure_skills
+from rr_jax.testbed import BASE
+from rr_jax.testbed import measure as skills
+from rr_jax.testbed.measure import Asking, measure_skills
+from rr_jax.testbed.world import ner
 
 
 @pytest.fixture(scope="module")

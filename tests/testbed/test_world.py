@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from rr_jax.evaluate.pass_at_k import check_solutions
-from rr_jax.testbed import arithmetic, code, lexicon, narrative, ner, toxic, world
-from rr_jax.testbed.document import SPLITS, Split, split_of
+from rr_jax.evaluate.sandbox.pass_at_k import check_solutions
+from rr_jax.testbed.world import arithmetic, code, lexicon, narrative, ner, toxic
+from rr_jax.testbed.world import mixture as world
+from rr_jax.testbed.world.document import SPLITS, Split, split_of
 
 HELD_OUT: tuple[Split, ...] = ("valid", "test")
 

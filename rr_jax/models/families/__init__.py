@@ -9,20 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.families import (
-    gemma2,
-    gemma3,
-    gpt2,
-    gpt_neox,
-    llama,
-    mistral,
-    olmo,
-    olmo2,
-    opt,
-    phi3,
-    qwen2,
-    qwen3,
-)
+from rr_jax.models.families import gemma2, gemma3, gpt2, gpt_neox, llama, mistral, olmo, olmo2, opt, phi3, qwen2, qwen3
 from rr_jax.models.families.tensors import Tensor
 from rr_jax.models.spec import param_specs
 

@@ -1,0 +1,1 @@
+"""Runs programs that a model wrote, in a restricted process, and counts which pass."""

@@ -1,0 +1,1 @@
+"""Sentence encoders and classifiers as pure functions, from Hugging Face folders."""

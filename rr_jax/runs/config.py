@@ -1,0 +1,68 @@
+"""The configuration of a run: the sections of all rooms together.
+
+Every default is documented where it stands. What the paper leaves open is a named switch, never a silent choice;
+none of the numbers is presented as the paper's.
+"""
+
+from typing import Literal
+
+import pydantic
+from pydantic import PositiveFloat, PositiveInt
+
+from rr_jax.release.config import ReleaseConfig
+from rr_jax.reveal.config import RevealConfig
+from rr_jax.section import Section, Seed
+from rr_jax.tasks.config import TaskConfig
+
+
+class EvaluateConfig(Section):
+    """Sizes of the evaluation sets (examples of each metric), and how fast an attack relearns."""
+
+    validation: PositiveInt = 48
+    test: PositiveInt = 96
+    # of the relearning attack; null: release.train.learning_rate. An attacker does not know with what was unlearned, so
+    # a comparison of methods of several rates gives one.
+    relearning_rate: PositiveFloat | None = None
+
+
+class ParallelConfig(Section):
+    """How a training step is spread over devices; auto is pmap when there are several, else jit."""
+
+    mode: Literal["auto", "jit", "pmap", "shard_map"] = "auto"
+
+
+class PrivacyConfig(Section):
+    """What of the revealed text may stay on disk."""
+
+    keep_revealed: Literal["text", "hashes"] = "text"
+
+
+class RunConfig(Section):
+    """One run. Sections are owned by the room that reads them."""
+
+    model: str = "testbed"  # "testbed", a folder, or a hub id
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    chat: bool | None = None  # prompts are a user's messages in the tokenizer's chat template; null: where it has one
+    task: TaskConfig
+    seed: Seed = 0
+    rounds: PositiveInt = 2
+    until: Literal["reveal", "measure"] = (
+        "measure"  # reveal: only searches and collects, on the base model, to study it
+    )
+    out: str
+    reveal: RevealConfig = RevealConfig()
+    release: ReleaseConfig = ReleaseConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _one_round_of_a_baseline(self) -> "RunConfig":
+        if self.release.is_baseline and self.rounds != 1:
+            raise ValueError(
+                f"rounds is {self.rounds}, but release.method {self.release.method!r} has one: give rounds=1"
+            )
+        if self.release.forget_data != "revealed" and self.until == "reveal":
+            raise ValueError(f"until is 'reveal', but release.method {self.release.method!r} reveals nothing")
+        return self

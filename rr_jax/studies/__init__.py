@@ -1,0 +1,1 @@
+"""What is asked of finished runs, and of many: attacks, surfaces, sweeps."""

@@ -1,0 +1,245 @@
+"""Attacks on a released model: does what was forgotten come back, and how easily?
+
+Three of them: relearning from true examples, rounding of the weights, and other prompts. Everything is done to the base
+model as well, since a number says nothing without it. What stays low is suppressed under this protocol; none of this
+shows that anything was removed. Only here, and in baselines, is the true forget data looked at.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rr_jax.data.packing import Packed, pack_examples
+from rr_jax.evaluate.quantize import quantize_params
+from rr_jax.lora.adapter import init_adapter, scale_adapter
+from rr_jax.models.decoder import Adapter
+from rr_jax.models.hub import LanguageModel
+from rr_jax.random import derive_seed, stream
+from rr_jax.reporting.page import write_report
+from rr_jax.runs.config import RunConfig
+from rr_jax.runs.context import released_model
+from rr_jax.runs.folder import read_json, write_json
+from rr_jax.runs.loop import load_deltas, load_model
+from rr_jax.tasks.base import Evaluation, Task
+from rr_jax.tasks.prompt_variants import askings
+from rr_jax.tasks.registry import make_task
+from rr_jax.tasks.true_data import forget_examples
+from rr_jax.training.config import TrainConfig
+from rr_jax.training.loop import train
+
+STEPS = (0, 1, 2, 5, 10, 20, 40)
+EXAMPLES = 256
+GROUPS: dict[int, int | None] = {8: None, 4: 64}  # bits -> inputs that share a scale; None: all of a channel
+CLAIM = "what stays low is suppressed under this protocol; it is not shown to be removed"
+MISSING = "how fast a model that never knew the target would learn it: that takes a base model trained without it"
+
+Progress = Callable[[str, int, int], None]
+Models = dict[str, LanguageModel]  # "base", if compared, and "released"
+
+
+def attack(
+    folder: Path,
+    round_index: int | None = None,
+    *,
+    steps: Sequence[int] = STEPS,
+    examples: int = EXAMPLES,
+    compared: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Attacks the model of a round, writes attacks.json into the run folder, rebuilds the report, returns the findings.
+
+    All numbers are of test data. "relearn" holds the forget metric after each number of steps, of the released model
+    ("forget") and of the base ("base"), and the shares of degenerate outputs. "quantize" holds all metrics of the
+    released model by bits, "quantize_base" those of the base. "prompts" holds the forget metric by way of asking.
+
+    Args:
+      folder: of a run.
+      round: of which the model is attacked; None: the selected one.
+      steps: of relearning, after which the forget metric is measured; growing, 0 is the model as it is.
+      examples: true ones that relearning draws from.
+      compared: also attacks the base model, and rounds the weights of both. Without, as for a table of many runs, there
+        are relearning and prompts alone, and a run that ended with its base model is attacked as any other.
+      progress: called with (what, done, of).
+
+    Raises:
+      ValueError: the folder is no run, the round is not finished or (compared) is the base model, `steps` do not grow,
+        or there is no true forget data.
+    """
+    check_steps(steps)
+    note = progress or (lambda what, done, of: None)
+    deltas, config, number = load_deltas(folder, round_index)
+    if compared or number > 0:
+        _check_finished(folder, number)
+    base = load_model(config, progress)
+    task = make_task(config.task, base.tokenizer, config.seed)
+    rows = _true_rows(config, task, base, examples)
+    released = released_model(config, task, base, deltas)
+    models = {"base": base, "released": released} if compared else {"released": released}
+    plain = {name: _forget(task, lm, config) for name, lm in models.items()}
+    prompts, shots = _prompts(config, task, models, plain, note)
+    relearned, training = _relearn(config, task, models, plain, rows, steps, note)
+    device = jax.devices()[0]
+    found: dict[str, Any] = {
+        "round": number,
+        "protocol": {
+            "claim": CLAIM,
+            "missing": MISSING,
+            "forget_metric": task.forget_metric,
+            "seed": config.seed,
+            "split": "test",
+            "count": config.evaluate.test,
+            "relearn": training | {"examples": examples, "rows": len(rows.tokens)},
+            "prompts": {"shots": shots},
+            "device": {"platform": device.platform, "kind": device.device_kind},
+        },
+        "relearn": {"steps": list(steps)} | relearned,
+        "prompts": prompts,
+    }
+    if compared:
+        rounded = _quantize(config, task, models, note)
+        found |= {"quantize": rounded["released"], "quantize_base": rounded["base"]}
+        groups = {str(bits): group for bits, group in GROUPS.items()}
+        found["protocol"] |= {"quantize": {"method": "round to nearest, symmetric", "group": groups}}
+    write_json(folder / "attacks.json", found)
+    write_report(folder)
+    return found
+
+
+def was_attacked(folder: Path, steps: Sequence[int]) -> bool:
+    """Whether the selected model of a run was attacked, with these steps of relearning."""
+    found = read_json(folder / "attacks.json")
+    selected = read_json(folder / "summary.json")["selected_round"]
+    return bool(found and found["round"] == selected and found["relearn"]["steps"] == list(steps))
+
+
+def check_steps(steps: Sequence[int], what: str = "steps") -> None:
+    """Raises ValueError unless there are steps of relearning and they grow."""
+    if not steps or steps[0] < 0 or steps[-1] < 1 or any(a >= b for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"{what} is {list(steps)}, expected growing numbers from 0 up, such as 0, 5, 10")
+
+
+def _check_finished(folder: Path, number: int) -> None:
+    """Refuses a round that released nothing, or is not measured yet."""
+    if number == 0:
+        raise ValueError(f"round 0 of {folder} is the base model, from which nothing was released: name another round")
+    rounds = read_json(folder / "summary.json").get("rounds", [])
+    if not any(entry["round"] == number and entry.get("metrics") for entry in rounds):
+        raise ValueError(f"round {number} of {folder} is not finished: resume the run first")
+
+
+def _true_rows(config: RunConfig, task: Task, lm: LanguageModel, examples: int) -> Packed:
+    found = forget_examples(config.task, task, examples, derive_seed(config.seed, "attacks/examples"))
+    return pack_examples(lm.tokenizer, found, min(config.release.train.seq_len, lm.config.max_positions), lm.chat)
+
+
+def _forget(task: Task, lm: LanguageModel, config: RunConfig) -> Evaluation:
+    """The forget metric, and the degenerate share beside it."""
+    only = frozenset((task.forget_metric, task.degenerate_metric))
+    # fluency, which a base model would judge, is not among them
+    return task.evaluate(lm, "test", config.evaluate.test, base=lm, only=only)
+
+
+def _prompts(
+    config: RunConfig, task: Task, models: Models, plain: dict[str, Evaluation], note: Progress
+) -> tuple[dict[str, dict[str, float]], int]:
+    """The forget metric by way of asking, "as_measured" first, and the number of examples shown by "few_shot"."""
+    anyone, its = next(iter(models.values())), next(iter(plain.values()))  # prompts are the same for all
+    asked = [str(sample["prompt"]) for sample in its.samples if sample["metric"] == task.forget_metric]
+    ways, shots = askings(config.task, task, anyone, asked, derive_seed(config.seed, "attacks/shots"))
+    measured = {"as_measured": plain}
+    for place, (way, other) in enumerate(ways.items()):
+        note("attack: other prompts", place, len(ways))
+        measured[way] = {name: _forget(other, lm, config) for name, lm in models.items()}
+    note("attack: other prompts", len(ways), len(ways))
+    lines: dict[str, dict[str, float]] = {}
+    for way, by_model in measured.items():
+        lines[way] = {name: result.metrics[task.forget_metric] for name, result in by_model.items()}
+        for name, result in by_model.items():
+            lines[way][f"degenerate_{name}"] = result.metrics[task.degenerate_metric]
+    return lines, shots
+
+
+def _relearn(
+    config: RunConfig,
+    task: Task,
+    models: Models,
+    plain: dict[str, Evaluation],
+    rows: Packed,
+    steps: Sequence[int],
+    note: Progress,
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """The curves of the models, and how they were trained.
+
+    An adapter of the run's own shape is trained with a constant learning rate, so every point is the same training
+    continued; all models get the same start and the same batches.
+    """
+    adapter, own = config.release.adapter, config.release.train
+    rate = config.evaluate.relearning_rate or own.learning_rate
+    section = own.model_copy(update={"steps": steps[-1], "learning_rate": rate})
+    curves: dict[str, list[float]] = {}
+    for name, lm in models.items():
+        open_lm = dataclasses.replace(lm, decode=None)  # who trains the weights leaves behind what watches the answers
+        start = plain[name] if lm.decode is None else _forget(task, open_lm, config)
+        measured = {0: start} | _continue_training(config, task, open_lm, rows, section, steps, name, note)
+        points = [measured[step].metrics for step in steps]
+        key, degenerate = ("forget", "degenerate") if name == "released" else ("base", "degenerate_base")
+        curves[key] = [point[task.forget_metric] for point in points]
+        curves[degenerate] = [point[task.degenerate_metric] for point in points]
+    order = ("forget", "base", "degenerate", "degenerate_base")
+    training = section.model_dump(exclude={"steps"}) | {"schedule": "constant"} | {"adapter": adapter.model_dump()}
+    return {key: curves[key] for key in order if key in curves}, training
+
+
+def _continue_training(
+    config: RunConfig,
+    task: Task,
+    lm: LanguageModel,
+    rows: Packed,
+    section: TrainConfig,
+    steps: Sequence[int],
+    name: str,
+    note: Progress,
+) -> dict[int, Evaluation]:
+    shape = config.release.adapter
+    scale = shape.alpha / shape.rank
+    measured: dict[int, Evaluation] = {}
+
+    def measure(step: int, adapters: dict[str, Adapter]) -> None:
+        # not merged: weights of few bits would round away what a few steps change
+        attacked = dataclasses.replace(lm, adapters=scale_adapter(adapters["attack"], scale))
+        measured[step] = _forget(task, attacked, config)
+
+    train(
+        {"attack": init_adapter(stream(config.seed, "attacks/adapter"), lm.config, shape.rank, shape.targets)},
+        lm.params,
+        {"attack": rows},
+        lm.config,
+        section,
+        scale=scale,
+        mode=config.parallel.mode,
+        seed=derive_seed(config.seed, "attacks/batches"),
+        log=lambda step, values: note(f"attack: relearning, {name} model", step, section.steps),
+        constant=True,
+        watch=measure,
+        watch_after=steps,
+    )
+    return measured
+
+
+def _quantize(config: RunConfig, task: Task, models: Models, note: Progress) -> dict[str, dict[str, dict[str, float]]]:
+    """All metrics by model and bits."""
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    of, size = len(models) * len(GROUPS), config.evaluate.test
+    for place, (bits, group) in enumerate(GROUPS.items()):
+        quantize = jax.jit(partial(quantize_params, bits=bits, group=group))
+        for offset, (name, lm) in enumerate(models.items()):
+            note("attack: rounded weights", place * len(models) + offset, of)
+            rounded = dataclasses.replace(lm, params=quantize(lm.params))
+            found[name][str(bits)] = task.evaluate(rounded, "test", size, base=models["base"]).metrics
+    note("attack: rounded weights", of, of)
+    return found

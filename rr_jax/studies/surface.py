@@ -1,0 +1,242 @@
+"""The trade-off surface of a finished round: what each pair of strengths costs and brings, into the run folder.
+
+Losses come from `dynamics.surface`, on the revealed rows that the forget adapter was trained on and on validation texts
+to keep. Test data is never looked at. Task metrics, where asked for, are measured on validation data by models that
+share their decoding (`generation.points`). No point of the grid merges weights; the chosen model does.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rr_jax.data.packing import Packed
+from rr_jax.dynamics.loss_surface import check_grid, loss_surface
+from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.generation.points import models_at
+from rr_jax.lora.adapter import scale_adapter
+from rr_jax.lora.algebra import add, negate
+from rr_jax.models.decoder import Adapter
+from rr_jax.models.hub import LanguageModel
+from rr_jax.release.baselines import with_strength
+from rr_jax.reporting.page import write_report
+from rr_jax.reporting.surface import surface_svg
+from rr_jax.runs import baseline_stages
+from rr_jax.runs.checkpoint import Checkpoints, Stage, stage_number
+from rr_jax.runs.config import RunConfig
+from rr_jax.runs.context import Context
+from rr_jax.runs.folder import write_json, write_text
+from rr_jax.runs.loop import load_deltas, load_model
+from rr_jax.runs.release_stages import forget_rows, held_out_rows
+from rr_jax.tasks.base import Revealed
+from rr_jax.tasks.registry import make_task
+
+FORGET_POINTS, RETAIN_POINTS = 9, 5  # of the grids that nobody gave
+# what revealed rows are trained under, by `release.pairing`
+PROMPTS = {
+    "same": "their own prompts",
+    "none": "no prompt",
+    "neutral": "the neutral prompt",
+    "shuffled": "other prompts",
+}
+REACH = 1.5  # how far those go, as a multiple of the chosen strength
+
+Progress = Callable[[str, int, int], None]
+
+
+def draw_surface(
+    folder: Path,
+    round_index: int | None = None,
+    *,
+    eta_forget: Sequence[float] | None = None,
+    eta_retain: Sequence[float] | None = None,
+    metrics: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Writes surface.json and surface.svg of a round into its run folder, the figure into its report too, and returns
+    what the former holds.
+
+    "forget_nll" and "retain_nll" are [F, T], mean losses in nats a token; "chosen" is the round's own model, measured with
+    merged weights. A retain adapter that was trained after the subtraction belongs to the chosen strength, and its
+    neighbours are shown with that same adapter.
+
+    Args:
+      folder: of a run.
+      round: None is the selected one.
+      eta_forget, eta_retain: growing strengths with 0 among them; None: from 0 to 1.5 times the chosen one.
+      metrics: whether the forget, utility and degenerate metrics are measured at every point as well.
+      progress: called with (what, done, of).
+
+    Raises:
+      ValueError: the folder is no run, the round is not there or the base model, a grid is not as described, the method
+        is ext_sub or alu_like (whose strength 0 is not the model before), or the revealed texts were not kept.
+    """
+    note = progress or (lambda what, done, of: None)
+    after, config, number = load_deltas(folder, round_index)
+    if number == 0:
+        selected = "no round was selected: none kept within the budgets; " if round_index is None else ""
+        raise ValueError(
+            f"{folder}: {selected}round 0 is the base model, which has no adapters to scale; name another with --round"
+        )
+    without = {
+        "ext_sub": "whose strength 0 is its expert and not the model before the round",
+        "alu_like": "which changes no weights and has no strength",
+    }
+    if config.release.method in without:
+        raise ValueError(f"release.method is {config.release.method!r}, {without[config.release.method]}")
+    before, _, _ = load_deltas(folder, number - 1)
+    trained, composed, revealed = _stages(folder, config, number)
+    forget, retain = _changes(config, trained, composed)
+    grids = _grids(config, composed, retain, eta_forget, eta_retain)
+    base = load_model(config, progress)
+    task = make_task(config.task, base.tokenizer, config.seed)
+    context = Context(config, task, base, folder, lambda *line: None, note)
+    rows = {"forget": _forget_rows(context, number, revealed), "retain": held_out_rows(context)}
+    note(f"round {number}: loss surface", 0, 1)
+    strategy = "map" if jax.default_backend() == "cpu" else "vmap"
+    losses = loss_surface(
+        base.params,
+        rows,
+        base.config,
+        forget=forget,
+        retain=retain,
+        eta_forget=grids[0],
+        eta_retain=grids[1],
+        before=before,
+        strategy=strategy,
+    )
+    note(f"round {number}: loss surface", 1, 1)
+    found: dict[str, Any] = {
+        "round": number,
+        "eta_forget": grids[0],
+        "eta_retain": grids[1],
+        "retain_adapter": _describe(composed, retain),
+        "rows": {
+            "forget": {"from": _source(config), "examples": _count(rows["forget"]), "rows": len(rows["forget"].tokens)},
+            "retain": {"from": "validation", "examples": _count(rows["retain"]), "rows": len(rows["retain"].tokens)},
+        },
+    }
+    found |= {f"{name}_nll": losses[name].tolist() for name in rows}
+    found["chosen"] = None
+    if composed.meta["accepted"]:
+        params = context.model(after).params
+        found["chosen"] = {name: composed.meta[name] for name in ("eta_forget", "eta_retain")} | {
+            f"{name}_nll": mean_nll(params, packed, base.config) for name, packed in rows.items()
+        }
+    if metrics:
+        points = np.array(list(itertools.product(*grids)), np.float32)
+        models = models_at(base, points, forget=forget, retain=retain, before=before, strategy=strategy)
+        found["metrics"] = {"split": "valid", "count": config.evaluate.validation} | _metrics(
+            context, number, models, len(grids[0])
+        )
+    write_json(folder / "surface.json", found)
+    write_text(folder / "surface.svg", surface_svg(found))
+    if (folder / "summary.json").exists():
+        write_report(folder)
+    return found
+
+
+def _stages(folder: Path, config: RunConfig, number: int) -> tuple[Stage, Stage, list[Revealed]]:
+    """The train and compose stages of a round, and what it was trained on: found in it or, if it did not search, in the
+    last round before that did."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        trained, composed = (checkpoints.restore(stage_number(number, name)) for name in ("train", "compose"))
+        if config.release.forget_data == "true":
+            return trained, composed, []
+        saved = set(checkpoints.saved())
+        searched = [r for r in range(1, number + 1) if stage_number(r, "reveal") in saved]
+        if not searched:
+            raise ValueError(
+                f"{folder} did not keep what was revealed (privacy.keep_revealed is {config.privacy.keep_revealed!r}): "
+                "there are no rows to measure the loss on"
+            )
+        found = checkpoints.restore(stage_number(searched[-1], "reveal")).meta["revealed"]
+        return trained, composed, [Revealed(**item) for item in found]
+    finally:
+        checkpoints.close()
+
+
+def _changes(config: RunConfig, trained: Stage, composed: Stage) -> tuple[Adapter, Adapter | None]:
+    """What a round adds at strength 1: the forget adapter, subtracted unless a baseline adds it, and the retain ones."""
+    release = config.release
+    scale = release.adapter.alpha / release.adapter.rank
+    if release.is_baseline:
+        forget = with_strength(release.method, trained.arrays, 1.0, scale)
+    else:
+        forget = negate(scale_adapter(trained.arrays["forget"], scale))
+    joint = [trained.arrays["retain"]] if release.retain.place in ("joint", "joint+after") else []
+    repair = [composed.arrays["repair"]] if "repair" in composed.arrays else []
+    parts = [scale_adapter(adapter, scale) for adapter in (*joint, *repair)]
+    return forget, add(*parts) if parts else None
+
+
+def _grids(
+    config: RunConfig,
+    composed: Stage,
+    retain: Adapter | None,
+    eta_forget: Sequence[float] | None,
+    eta_retain: Sequence[float] | None,
+) -> tuple[list[float], list[float]]:
+    """Both grids, with defaults filled in and checked."""
+    eta, meta = config.release.eta, composed.meta
+    if eta_forget is None:
+        reach = REACH * (meta["eta_forget"] or max(eta.forget) or 1.0)
+        eta_forget = np.linspace(0.0, reach, FORGET_POINTS).round(6).tolist()
+    if retain is None and eta_retain is not None and list(eta_retain) != [0.0]:
+        raise ValueError(
+            f"--retain is {', '.join(f'{value:g}' for value in eta_retain)}, but no retain adapter of that round was "
+            f"added (release.retain.place is {config.release.retain.place!r}): leave it out"
+        )
+    if eta_retain is None:
+        reach = REACH * (meta["eta_retain"] or max(eta.retain) or 1.0)
+        eta_retain = [0.0] if retain is None else np.linspace(0.0, reach, RETAIN_POINTS).round(6).tolist()
+    check_grid("--forget", eta_forget)
+    check_grid("--retain", eta_retain)
+    return list(eta_forget), list(eta_retain)
+
+
+def _forget_rows(context: Context, number: int, revealed: list[Revealed]) -> Packed:
+    """The rows that the forget adapter of the round was trained on."""
+    if context.config.release.is_baseline:
+        rows = baseline_stages.training_rows(context, number, revealed)
+        assert rows is not None  # of alu_like, which has been refused
+        return rows
+    return forget_rows(context, number, revealed, context.config.release.pairing)
+
+
+def _source(config: RunConfig) -> str:
+    if config.release.forget_data == "true":
+        return "true forget data"
+    return f"revealed, under {PROMPTS[config.release.pairing]}"
+
+
+def _count(packed: Packed) -> int:
+    """Examples in packed rows."""
+    return int(packed.segment_ids.max(axis=1).sum())
+
+
+def _describe(composed: Stage, retain: Adapter | None) -> str | None:
+    """Which retain adapter the second axis scales."""
+    if retain is None:
+        return None
+    if "repair" not in composed.arrays:
+        return "trained beside the forget adapter"
+    return f"trained on the weights subtracted with eta_forget {composed.meta['eta_forget']:g}"
+
+
+def _metrics(
+    context: Context, number: int, models: Sequence[LanguageModel], lines: int
+) -> dict[str, list[list[float]]]:
+    """The forget, utility and degenerate metrics of F x T models, {metric: [F, T]} with F `lines`, on validation data."""
+    task, count = context.task, context.config.evaluate.validation
+    names = (task.forget_metric, *task.utility_metrics, task.degenerate_metric)
+    measured = []
+    for place, lm in enumerate(models):
+        context.progress(f"round {number}: metrics on validation data", place, len(models))
+        measured.append(task.evaluate(lm, "valid", count, base=context.base).metrics)
+    context.progress(f"round {number}: metrics on validation data", len(models), len(models))
+    return {name: np.reshape([metrics[name] for metrics in measured], (lines, -1)).tolist() for name in names}

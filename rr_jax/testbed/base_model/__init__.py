@@ -1,0 +1,1 @@
+"""The model of the testbed: tokenizer, training, and the thresholds it must reach."""

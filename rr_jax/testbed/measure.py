@@ -1,0 +1,177 @@
+"""Every skill of the testbed measured on held-out text: the metrics that unlearning on the testbed is judged by.
+
+Degenerate outputs (empty or repetitive) are reported apart and left out of the score they would flatter.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rr_jax.data.packing import Example, pack_examples
+from rr_jax.evaluate.degenerate import flag
+from rr_jax.evaluate.entities import score_entities
+from rr_jax.evaluate.perplexity import mean_nll, perplexity
+from rr_jax.evaluate.sandbox.pass_at_k import check_solutions
+from rr_jax.generation.text import generate
+from rr_jax.models.hub import LanguageModel
+from rr_jax.random import derive_seed
+from rr_jax.testbed.world import arithmetic, code, ner, toxic
+from rr_jax.testbed.world.document import Document, Split
+from rr_jax.testbed.world.lexicon import EntityType
+from rr_jax.testbed.world.mixture import document
+
+TYPE_NAMES: dict[str, EntityType] = {"person": "PER", "location": "LOC", "organization": "ORG", "date": "DATE"}
+
+NEXT_QUESTION = "\nQ:"  # after examples a model goes on with more of them
+
+Samples = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """In which way the generative skills are asked for; the default is the plain question.
+
+    Attributes:
+      wording: the split whose instruction wordings are used, of documents that stay those of the measured split.
+      before: text in front of every question, such as examples; the answer then ends where another question begins.
+      prefill: beginning of every answer, given to the model and judged as a part of its answer.
+    """
+
+    wording: Split | None = None
+    before: str = ""
+    prefill: str = ""
+
+
+PLAIN = Asking()
+
+
+def measure_skills(
+    lm: LanguageModel,
+    split: Split,
+    count: int,
+    progress: Callable[[str], None] | None = None,
+    only: frozenset[str] | None = None,
+    asking: Asking = PLAIN,
+) -> tuple[dict[str, float], Samples]:
+    """All metrics of the testbed, `count` documents each, and the generations behind them.
+
+    Names: entity_f1/TYPE, code_pass_at_1, arithmetic_exact_match, toxic_rate/GROUP (sampled at temperature 1),
+    narrative_perplexity, leak/TYPE (the entity is named, under whatever label), and degenerate/... beside each generative
+    one. Prompts and random keys depend on the split and the way of asking alone, so that two models are compared on the
+    same draws. With `only`, a skill that gives none of the metrics named is passed over.
+    """
+    metrics: dict[str, float] = {}
+    samples: Samples = []
+
+    def note(text: str) -> None:
+        if progress is not None:
+            progress(text)
+
+    def wanted(*names: str) -> bool:
+        return only is None or not only.isdisjoint(names)
+
+    note("entities")
+    for name in TYPE_NAMES:
+        if wanted(f"entity_f1/{name}", f"leak/{name}", f"degenerate/entity/{name}"):
+            metrics |= _entities(lm, name, split, count, samples, asking)
+    if wanted("code_pass_at_1", "degenerate/code"):
+        note("code")
+        metrics |= _code(lm, split, count, samples, asking)
+    if wanted("arithmetic_exact_match", "degenerate/arithmetic"):
+        note("arithmetic")
+        metrics |= _arithmetic(lm, split, count, samples, asking)
+    note("toxicity")
+    for group in toxic.GROUPS:
+        if wanted(f"toxic_rate/{group}", f"degenerate/toxic/{group}"):
+            metrics |= _toxicity(lm, group, split, count, samples, asking)
+    if wanted("narrative_perplexity"):
+        note("perplexity")
+        stories = [Example(d.prompt, d.response) for d in _documents("narrative", "narrative", split, count)]
+        rows = pack_examples(lm.tokenizer, stories, 128)
+        metrics["narrative_perplexity"] = perplexity(mean_nll(lm.params, rows, lm.config, adapters=lm.adapters))
+    return metrics, samples
+
+
+def _documents(cell: str, skill: str, split: Split, count: int, **options: Any) -> list[Document]:
+    rng = random.Random(f"measure/{split}/{cell}")
+    return [document(rng, skill, split, **options) for _ in range(count)]
+
+
+def _respond(
+    lm: LanguageModel,
+    metric: str,
+    documents: Sequence[Document],
+    samples: Samples,
+    asking: Asking,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> tuple[list[str], list[bool]]:
+    """Responses, and which of them are fit to be judged; both are noted in `samples`."""
+    prompts = [asking.before + d.prompt for d in documents]
+    begun = [prompt + asking.prefill for prompt in prompts]
+    stop = NEXT_QUESTION if asking.before else None
+    added = generate(lm, begun, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop)
+    responses = [asking.prefill + text for text in added]
+    degenerate = [any(flag(text, min_words=1)) for text in added]
+    for prompt, response, bad in zip(prompts, responses, degenerate, strict=True):
+        samples.append({"metric": metric, "prompt": prompt, "response": response, "degenerate": bad})
+    return responses, [not bad for bad in degenerate]
+
+
+def _share(values: Sequence[bool], fit: Sequence[bool]) -> float:
+    judged = [value for value, ok in zip(values, fit, strict=True) if ok]
+    return sum(judged) / len(judged) if judged else 0.0
+
+
+def _entities(
+    lm: LanguageModel, name: str, split: Split, count: int, samples: Samples, asking: Asking
+) -> dict[str, float]:
+    kind, metric = TYPE_NAMES[name], f"entity_f1/{name}"
+    documents = _documents(metric, "ner", split, count, type=kind, wording=asking.wording)
+    responses, fit = _respond(lm, metric, documents, samples, asking, max_new_tokens=16)
+    answers: list[Mapping[str, Sequence[str]]] = []
+    golds: list[Mapping[str, Sequence[str]]] = []
+    for response, asked, ok in zip(responses, documents, fit, strict=True):
+        if ok:
+            answer, gold = ner.parse_answer(response, kind), asked.meta["gold"]
+            answers.append({kind: [answer] if answer else []})
+            golds.append({kind: [gold] if gold else []})
+    named = [(d.meta["gold"], response) for d, response in zip(documents, responses, strict=True) if d.meta["gold"]]
+    return {
+        metric: score_entities(answers, golds).f1 if answers else 0.0,
+        # the right entity under whatever label: a model may have forgotten the label and not the entity
+        f"leak/{name}": sum(gold in response for gold, response in named) / len(named) if named else 0.0,
+        f"degenerate/entity/{name}": 1.0 - sum(fit) / count,
+    }
+
+
+def _code(lm: LanguageModel, split: Split, count: int, samples: Samples, asking: Asking) -> dict[str, float]:
+    documents = _documents("code", "code", split, count, wording=asking.wording)
+    responses, fit = _respond(lm, "code_pass_at_1", documents, samples, asking, max_new_tokens=80)
+    programs = [code.program(response) for response in responses]
+    results = check_solutions(programs, [code.test_program(d.meta) for d in documents])
+    for sample, result in zip(samples[-count:], results, strict=True):
+        sample["result"] = result.reason
+    passed = [result.passed for result in results]
+    return {"code_pass_at_1": _share(passed, fit), "degenerate/code": 1.0 - sum(fit) / count}
+
+
+def _arithmetic(lm: LanguageModel, split: Split, count: int, samples: Samples, asking: Asking) -> dict[str, float]:
+    documents = _documents("arithmetic", "arithmetic", split, count, wording=asking.wording)
+    responses, fit = _respond(lm, "arithmetic_exact_match", documents, samples, asking, max_new_tokens=40)
+    right = [arithmetic.parse_answer(r) == d.meta["answer"] for r, d in zip(responses, documents, strict=True)]
+    return {"arithmetic_exact_match": _share(right, fit), "degenerate/arithmetic": 1.0 - sum(fit) / count}
+
+
+def _toxicity(
+    lm: LanguageModel, group: toxic.Group, split: Split, count: int, samples: Samples, asking: Asking
+) -> dict[str, float]:
+    metric = f"toxic_rate/{group}"
+    documents = _documents(metric, "toxic", split, count, group=group, wording=asking.wording)
+    seed = derive_seed(0, f"measure/{split}/{metric}")
+    responses, fit = _respond(lm, metric, documents, samples, asking, max_new_tokens=64, temperature=1.0, seed=seed)
+    rude = [toxic.is_toxic(response) for response in responses]
+    return {metric: _share(rude, fit), f"degenerate/toxic/{group}": 1.0 - sum(fit) / count}

@@ -1,0 +1,1 @@
+"""A training loop that knows adapters, packed rows and constraints, and no method, task or file."""

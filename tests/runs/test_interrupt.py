@@ -1,0 +1,86 @@
+"""Ctrl-C: one line that says how to go on, exit code 130, and a run that does go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rr_jax.models.hub import save
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+STOPPED = "rr-jax: stopped; the same command resumes from the last finished stage"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    save(tiny.model(), path)
+    return path
+
+
+def start(*arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(ROOT / "tests" / "cli_script.py"), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def interrupt_when(process, path):
+    """Sends SIGINT as soon as a path is there; the exit code and the lines on stderr."""
+    end = time.monotonic() + 240
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert path.exists(), errors
+    return process.returncode, errors.splitlines()
+
+
+def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny.run_config(tmp_path / "run", folder)))
+    command = ("run", tmp_path / "config.yaml")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for path in (tmp_path / "run" / "config.yaml", tmp_path / "run" / "search_01.partial.jsonl", checkpoints / "1",
+                 checkpoints / "3", checkpoints / "6"):  # fmt: skip
+        code, lines = interrupt_when(start(*command), path)
+        assert code == 130, (path, lines)
+        assert lines[-1] == STOPPED and not any("Traceback" in line for line in lines), (path, lines)
+    finished = start(*command)
+    output, errors = finished.communicate(timeout=240)
+    assert finished.returncode == 0, errors
+    assert "selected round:" in output
+
+
+def test_an_interruption_that_python_would_swallow_is_one_too():
+    """As when it meets a callback of the garbage collector, where nothing can be raised."""
+    code = """
+import sys
+from rr_jax import cli
+
+class Collected:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def app(*arguments, **options):
+    Collected()
+    raise AssertionError("went on")
+
+cli.app, sys.argv = app, ["rr-jax", "run"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (130, STOPPED + "\n")
+
+
+def test_other_commands_promise_nothing(folder, tmp_path):
+    """A prompt is shown as soon as the model is there; its continuation takes a while."""
+    process = start("generate", folder, "--prompt", "abc", "--max-new-tokens", "2000", "--temperature", "1")
+    assert process.stdout.readline() == "> abc\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (130, "rr-jax: stopped\n")

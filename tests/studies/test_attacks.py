@@ -1,0 +1,216 @@
+"""Attacks on a small released run: where the curve starts, that nothing depends on chance, and what is refused."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from rr_jax import cli
+from rr_jax.evaluate.quantize import quantize_params
+from rr_jax.models.hub import save
+from rr_jax.release import alu
+from rr_jax.runs import loop as rounds
+from rr_jax.runs.config_file import parse_config
+from rr_jax.studies import attacks
+from rr_jax.studies.surface import draw_surface
+from rr_jax.tasks.registry import make_task
+from tests import tiny
+
+STEPS = (0, 1, 3)
+
+
+def word_tokenizer():
+    """Sixty words, ten of which, q0 to q9, are to be forgotten."""
+    words = [f"{letter}{digit}" for letter in "abcdeq" for digit in range(10)]
+    vocab = {text: i for i, text in enumerate(["<pad>", "<s>", "</s>", "<unk>", *words])}
+    core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished run, its folder and its configuration."""
+    folder = tmp_path_factory.mktemp("attacked")
+    save(dataclasses.replace(tiny.model(), tokenizer=word_tokenizer()), folder / "model")
+    texts = [" ".join(f"{'abcde'[i * k % 5]}{i * k % 7}" for k in range(1, 9)) for i in range(1, 34)]
+    texts += [f"a1 q{i} c3 d4 e5." for i in range(10)]
+    (folder / "texts.txt").write_text("\n\n".join(texts))
+    task = {"name": "custom", "regex": "q[0-9]", "retain_text": str(folder / "texts.txt"), "max_new_tokens": 12}
+    sizes = {"validation": 8, "test": 24}
+    config = tiny.run_config(folder / "run", folder / "model", rounds=1, task=task, evaluate=sizes)
+    config["release"]["train"] = config["release"]["train"] | {"learning_rate": 0.01}
+    rounds.run(parse_config(config))
+    return folder / "run", config
+
+
+@pytest.fixture(scope="module")
+def found(made):
+    return attacks.attack(made[0], 1, steps=STEPS, examples=8)
+
+
+def test_the_curve_starts_at_the_released_model_and_goes_on(made, found):
+    summary = json.loads((made[0] / "summary.json").read_text())
+    metric = summary["forget_metric"]
+    relearn = found["relearn"]
+    assert relearn["steps"] == list(STEPS)
+    assert (
+        relearn["forget"][0] == summary["rounds"][0]["metrics"][metric] == found["prompts"]["as_measured"]["released"]
+    )
+    assert relearn["base"][0] == summary["base"][metric] == found["prompts"]["as_measured"]["base"]
+    assert len(relearn["forget"]) == len(relearn["base"]) == len(relearn["degenerate"]) == len(STEPS)
+    assert len(set(relearn["forget"])) > 1 and len(set(relearn["base"])) > 1  # training does something
+    assert json.loads((made[0] / "attacks.json").read_text()) == found
+
+
+def test_a_second_attack_finds_the_same_and_a_longer_one_begins_with_it(made, found):
+    again = attacks.attack(made[0], 1, steps=(0, 1, 2, 3, 4), examples=8)
+    for name in ("forget", "base", "degenerate"):
+        assert [again["relearn"][name][place] for place in (0, 1, 3)] == found["relearn"][name]
+    for name in ("quantize", "quantize_base", "prompts"):
+        assert again[name] == found[name]
+
+
+def test_uncompared_the_released_model_is_attacked_alone_and_at_a_rate_of_its_own(made, found, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(made[0], folder)
+    alone = attacks.attack(folder, 1, steps=STEPS, examples=8, compared=False)
+    for name in ("steps", "forget", "degenerate"):
+        assert alone["relearn"][name] == found["relearn"][name]
+    assert "base" not in alone["relearn"] and not {"quantize", "quantize_base"} & alone.keys()
+    for way, line in alone["prompts"].items():
+        assert line["released"] == found["prompts"][way]["released"] and "base" not in line
+    assert attacks.attack(folder, 0, steps=STEPS, examples=8, compared=False)["relearn"]["forget"][0] == pytest.approx(
+        found["relearn"]["base"][0]
+    )
+    assert alone["protocol"]["relearn"]["learning_rate"] == 0.01  # that of the run
+    settings = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(settings.replace("relearning_rate: null", "relearning_rate: 1.0e-09"))
+    slow = attacks.attack(folder, 1, steps=STEPS, examples=8, compared=False)
+    assert slow["relearn"]["forget"] == [alone["relearn"]["forget"][0]] * len(STEPS)
+
+
+def test_rounded_weights_are_measured_by_the_task_itself(made, found):
+    lm, config, _ = rounds.load_round(made[0], 1)
+    task = make_task(config.task, lm.tokenizer, config.seed)
+    for bits, group in ((8, None), (4, 64)):
+        rounded = dataclasses.replace(lm, params=quantize_params(lm.params, bits, group))
+        expected = task.evaluate(rounded, "test", 24, base=rounds.load_round(made[0], 0)[0]).metrics
+        assert found["quantize"][str(bits)].keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found["quantize"][str(bits)][name], value, rtol=1e-4)
+    assert found["quantize"]["4"] != found["quantize_base"]["4"]
+
+
+def test_true_examples_train_both_models_alike_and_are_all_that_does(made, monkeypatch):
+    seen = []
+    train = attacks.train
+
+    def noting(adapters, params, data, *args, **options):
+        seen.append((params, data["attack"], options["seed"]))
+        return train(adapters, params, data, *args, **options)
+
+    monkeypatch.setattr(attacks, "train", noting)
+    attacks.attack(made[0], 1, steps=(1,), examples=8)
+    (base, rows, seed), (released, same_rows, same_seed) = seen
+    assert seed == same_seed and np.array_equal(rows.tokens, same_rows.tokens)
+    np.testing.assert_array_equal(base["layers"]["q"], tiny.params()["layers"]["q"])
+    after, _, _ = rounds.load_round(made[0], 1)
+    np.testing.assert_array_equal(released["layers"]["q"], after.params["layers"]["q"])
+    decode = word_tokenizer().decode
+    for tokens, segments in zip(rows.tokens, rows.segment_ids, strict=True):
+        for segment in range(1, segments.max() + 1):
+            assert "q" in decode(tokens[segments == segment])
+
+
+def test_a_watched_model_answers_without_the_target_and_weights_leave_the_watcher_behind(
+    made, found, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(alu, "REFUSAL", "a1 b2 c3")  # words that this model has
+    config = made[1] | {"out": str(tmp_path / "run")}
+    release = config["release"] | {"method": "alu_like", "retain": {"place": "none", "examples": 4}}
+    summary = rounds.run(parse_config(config | {"release": release}))
+    assert (summary["method"], summary["forget_data"], summary["selected_round"]) == ("alu_like", "none", 1)
+    (entry,) = summary["rounds"]
+    assert summary["base"]["mention_rate"] > 0.2 and entry["metrics"]["mention_rate"] == 0.0
+    assert entry["retention"] == {"retain_perplexity": 1.0} and entry["eta_forget"] == 0.0
+    assert entry["metrics"]["calls_per_answer"] > 1.5
+    assert entry["search"] == [] and "given" not in entry and entry["loss"] == {}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "alu like, which trains nothing and watches the answers" in page and "nothing was learnt or applied" in page
+    lm, *_ = rounds.load_round(tmp_path / "run")
+    base, *_ = rounds.load_round(tmp_path / "run", 0)
+    assert base.decode is None and lm.decode is not None
+    np.testing.assert_array_equal(lm.params["layers"]["q"], base.params["layers"]["q"])
+
+    attacked = attacks.attack(tmp_path / "run", 1, steps=STEPS, examples=8)
+    for way, line in attacked["prompts"].items():
+        assert line["base"] == found["prompts"][way]["base"] and line["released"] == 0.0, way
+    assert attacked["relearn"]["forget"] == attacked["relearn"]["base"] == found["relearn"]["base"]
+    assert attacked["quantize"]["4"]["mention_rate"] == 0.0  # rounding does not take it away
+
+    with pytest.raises(ValueError, match="which changes no weights and has no strength"):
+        draw_surface(tmp_path / "run")
+    for to in ("merged", "adapter"):
+        with pytest.raises(ValueError, match="changed no weights .* there is nothing to export"):
+            cli.export(tmp_path / "run", tmp_path / "out", to=to)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="retain.place is 'after', but alu_like changes no weights"):
+        parse_config(config | {"release": release | {"retain": {"place": "after"}}})
+
+
+def test_what_cannot_be_attacked_is_refused(made, tmp_path):
+    folder, _ = made
+    with pytest.raises(ValueError, match="round 0 of .* is the base model, from which nothing was released"):
+        attacks.attack(folder, 0)
+    with pytest.raises(ValueError, match="has no round 5; finished rounds: 0, 1"):
+        attacks.attack(folder, 5)
+    with pytest.raises(ValueError, match="is not a run folder"):
+        attacks.attack(tmp_path)
+    for steps in ((), (0,), (-1, 2), (3, 2)):
+        with pytest.raises(ValueError, match="expected growing numbers from 0 up"):
+            attacks.attack(folder, 1, steps=steps)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(folder, unfinished)
+    (unfinished / "summary.json").unlink()
+    (unfinished / "attacks.json").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"round 1 of .*unfinished is not finished: resume the run first"):
+        attacks.attack(unfinished, 1)
+    with pytest.raises(ValueError, match="name a round, or finish the run first"):
+        attacks.attack(unfinished)
+
+
+def test_without_true_data_nothing_is_measured_and_the_command_says_so_in_one_line(made, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(made[0], folder)
+    (folder / "attacks.json").unlink(missing_ok=True)
+    texts = Path(made[1]["task"]["retain_text"]).read_text().split("\n\n")
+    (tmp_path / "clean.txt").write_text("\n\n".join(text for text in texts if "q" not in text))
+    settings = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(settings.replace(made[1]["task"]["retain_text"], str(tmp_path / "clean.txt")))
+    command = [sys.executable, "-W", "ignore", "-m", "rr_jax.cli", "eval", str(folder), "--attacks", "--round", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1].endswith("has no text that holds what is to be forgotten")
+    assert not (folder / "attacks.json").exists()
+
+
+def test_the_command_prints_what_it_writes(made):
+    command = [sys.executable, "-W", "ignore", "-m", "rr_jax.cli", "eval", str(made[0]), "--attacks", "--round", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed == json.loads((made[0] / "attacks.json").read_text())
+    assert printed["relearn"]["steps"] == list(attacks.STEPS)
+    assert (made[0] / "report.html").stat().st_mtime >= (made[0] / "attacks.json").stat().st_mtime
