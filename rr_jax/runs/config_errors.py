@@ -6,7 +6,7 @@ Knows pydantic's errors and the sections they are about; never files or what a k
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import pydantic
@@ -16,12 +16,23 @@ TASKS = ("toxicity", "ner", "code", "custom")  # what tells the sections of the 
 
 def explain(error: pydantic.ValidationError, source: str, model: type[pydantic.BaseModel]) -> str:
     """Every problem that was found in `source`, which is to be a `model`."""
-    return "; ".join(f"{source}: {_explain(problem, model)}" for problem in error.errors())
+    return "; ".join(f"{source}: {line}" for line in _lines(error, model, ()))
 
 
-def _explain(problem: Any, model: type[pydantic.BaseModel]) -> str:
+def _lines(error: pydantic.ValidationError, model: type[pydantic.BaseModel], above: tuple[str, ...]) -> Iterator[str]:
+    """One line a problem; the problems of a choice's own section are told with the keys that lead to it."""
+    for problem in error.errors():
+        if problem["type"] == "plugin_section":
+            inner, section = problem["ctx"]["inner"], problem["ctx"]["model"]
+            yield from _lines(inner, section, (*above, *map(str, problem["loc"])))
+        else:
+            yield _explain(problem, model, above)
+
+
+def _explain(problem: Any, model: type[pydantic.BaseModel], above: tuple[str, ...]) -> str:
     kind, found, loc = problem["type"], problem.get("input"), problem["loc"]
-    place = [str(part) for i, part in enumerate(loc) if not (i == 1 and loc[0] == "task" and part in TASKS)]
+    own = [str(part) for i, part in enumerate(loc) if not (i == 1 and loc[0] == "task" and part in TASKS)]
+    place = [*above, *own]
     name = ".".join(place) or "config"
     if kind == "extra_forbidden":
         return f"unknown key {name!r}; {_hint(place[-1], _valid_keys(loc[:-1], model), 'valid keys:')}"
@@ -35,6 +46,8 @@ def _explain(problem: Any, model: type[pydantic.BaseModel]) -> str:
         keys = _valid_keys(loc, model)
         return f"{name}: found {found!r}, expected a section with keys such as {', '.join(keys[:3])}"
     message = problem["msg"].removeprefix("Value error, ")
+    if kind == "plugin_name":
+        return f"{name}: {message}"
     if isinstance(found, dict):
         return f"{name}: {message}" if place else message
     return f"{name}: found {found!r}, {message.lower()}"

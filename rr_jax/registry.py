@@ -1,0 +1,149 @@
+"""Choices by name that a stranger can extend: what the package brings, what Python registers, "package.module:Name", and
+entry points.
+
+A registry knows names and what a choice must have; never what the choices are for. Nothing is imported before it is asked
+for, so a registry costs nothing to build.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import pydantic
+import pydantic_core
+
+from rr_jax.section import Section
+
+GROUP = "rr_jax.plugins"  # of entry points, whose names are KIND.NAME, such as "task.poems"
+T = TypeVar("T")
+
+
+class PluginError(ValueError):
+    """A choice that is not there, cannot be imported, or is not what a choice of its kind must be."""
+
+
+class Registry(Generic[T]):
+    """The choices of one kind.
+
+    Args:
+      kind: what a choice is called in messages and in the names of entry points, such as "task".
+      builtin: name -> "package.module:Name" of what the package brings.
+      members: attributes that a choice must have.
+      adapt: turns what was found into a choice, such as a plain function into an object; raises ValueError if it cannot.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        builtin: Mapping[str, str],
+        members: Sequence[str] = (),
+        adapt: Callable[[Any], T] = lambda found: found,
+    ) -> None:
+        self.kind, self.members, self._adapt = kind, tuple(members), adapt
+        self._builtin = dict(builtin)
+        self._registered: dict[str, Any] = {}
+
+    def register(self, name: str, choice: Any) -> None:
+        """Adds a choice under a name, for this process.
+
+        Raises:
+          PluginError: the name is taken by another choice, or the choice lacks a member.
+        """
+        known = self._registered.get(name)
+        if name in self._builtin or ":" in name or (known is not None and known is not choice):
+            why = "a name has no ':' in it" if ":" in name else "that name is taken"
+            raise PluginError(f"{self.kind} {name!r} cannot be registered: {why}")
+        self._checked(name, choice)
+        self._registered[name] = choice
+
+    def names(self) -> list[str]:
+        """Returns the names that can be asked for, without those of modules."""
+        return sorted({*self._builtin, *self._registered, *self._entry_points()})
+
+    def get(self, name: str) -> T:
+        """Returns the choice called `name`, or the one that "package.module:Name" points to.
+
+        Raises:
+          PluginError: there is none (the nearest name is given), it cannot be imported, or it lacks a member.
+        """
+        if name in self._registered:
+            return self._checked(name, self._registered[name])
+        path = self._builtin.get(name) or (name if ":" in name else None)
+        if path is None:
+            entry = self._entry_points().get(name)
+            if entry is None:
+                near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
+                hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(self.names())}"
+                raise PluginError(f"there is no {self.kind} {name!r}; {hint} (or 'package.module:Name')")
+            path = entry.value
+        return self._checked(name, self._imported(name, path))
+
+    def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
+        prefix = f"{self.kind}."
+        found = importlib.metadata.entry_points(group=GROUP)
+        return {entry.name.removeprefix(prefix): entry for entry in found if entry.name.startswith(prefix)}
+
+    def _imported(self, name: str, path: str) -> Any:
+        module, _, attribute = path.partition(":")
+        try:
+            found: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except Exception as error:  # whatever a stranger's module raises while it is imported
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise PluginError(f"{self.kind} {name!r} cannot be imported from {path!r} ({said})") from error
+        return found
+
+    def _checked(self, name: str, found: Any) -> T:
+        try:
+            choice = self._adapt(found)
+        except ValueError as error:
+            raise PluginError(f"{self.kind} {name!r}: {error}") from error
+        missing = [member for member in self.members if not hasattr(choice, member)]
+        if missing:
+            raise PluginError(f"{self.kind} {name!r} lacks {', '.join(missing)}, which every {self.kind} has")
+        return choice
+
+
+def plugged(registry: Registry[Any], section_of: Callable[[Any], type[Section]] = lambda choice: choice) -> Any:
+    """Returns the annotation of a configuration field that holds the section of a choice, found by its key `name`.
+
+    In a file the field is a name, or a mapping with `name` and the keys of that choice's section. Its errors carry those
+    of the section, so that `config_errors.explain` can name the key.
+
+    Args:
+      registry: where names are looked up.
+      section_of: from a choice to its section, a pydantic model with a field `name`.
+    """
+
+    def validate(value: Any) -> Section:
+        if isinstance(value, Section):
+            return value
+        tree = {"name": value} if isinstance(value, str) else value
+        if not isinstance(tree, dict) or not isinstance(tree.get("name"), str):
+            raise pydantic_core.PydanticCustomError(
+                "plugin",
+                "expected a name among {names}, or a section with name",
+                {"names": ", ".join(registry.names())},
+            )
+        try:
+            section = section_of(registry.get(tree["name"]))
+            if not (isinstance(section, type) and issubclass(section, Section) and "name" in section.model_fields):
+                raise PluginError(
+                    f"{registry.kind} {tree['name']!r} has a section that is no subclass of rr_jax.section.Section with a "
+                    "field 'name'"
+                )
+        except PluginError as error:
+            raise pydantic_core.PydanticCustomError("plugin_name", "{said}", {"said": str(error)}) from error
+        try:
+            return section.model_validate(tree)
+        except pydantic.ValidationError as error:
+            raise pydantic_core.PydanticCustomError(
+                "plugin_section",
+                "{count} errors in the section",
+                {"count": error.error_count(), "inner": error, "model": section},
+            ) from error
+
+    return pydantic.BeforeValidator(validate)
