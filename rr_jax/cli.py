@@ -254,8 +254,8 @@ def export(
     if target.is_dir() and any(target.iterdir()):
         raise ValueError(f"{target} is not an empty folder; a model is only written to a new one")
     deltas, config, number = load_deltas(folder, round_index)
-    if config.release.method == "alu_like":
-        raise ValueError(f"{folder} changed no weights (release.method is 'alu_like'): there is nothing to export")
+    if not config.release.objective.exports:
+        raise ValueError(f"release.objective is {config.release.objective.name!r}, whose change cannot be exported")
     if deltas is None and round_index != 0:
         which = "no round was selected" if round_index is None else f"round {round_index} changed nothing"
         raise ValueError(

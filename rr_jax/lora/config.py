@@ -21,3 +21,8 @@ class AdapterConfig(Section):
         if len(set(targets)) < len(targets):
             raise ValueError("expected each module once")
         return targets
+
+    @property
+    def scale(self) -> float:
+        """Returns alpha / rank, by which every update is multiplied."""
+        return self.alpha / self.rank

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rr_jax.lora.adapter import merge_adapter, scale_adapter
-from rr_jax.lora.algebra import add, negate
+from rr_jax.lora.adapter import merge_adapter
 from rr_jax.models.decoder import Adapter, Params
 from rr_jax.release.config import EtaConfig
 
@@ -88,19 +87,6 @@ def ends_climb(points: Sequence[Point], section: EtaConfig) -> bool:
     all_gone = any(p.within(section.utility_budget, section.degenerate_budget) and p.forget == 0.0 for p in points)
     hopeless = all(point.utility < section.utility_budget / 2 for point in points)
     return hopeless or (all_gone and section.rule == "most_forgetting_within_budget")
-
-
-def compose(
-    deltas: Adapter | None,
-    forget: Adapter,
-    eta_forget: float,
-    scale: float,
-    added: Sequence[tuple[Adapter, float]] = (),
-) -> Adapter:
-    """deltas - eta_forget * scale * forget + sum of eta * scale * adapter, exactly, in factor form."""
-    terms = [negate(scale_adapter(forget, eta_forget * scale))]
-    terms += [scale_adapter(adapter, eta * scale) for adapter, eta in added]
-    return add(*terms) if deltas is None else add(deltas, *terms)
 
 
 @jax.jit

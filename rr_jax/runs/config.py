@@ -4,7 +4,7 @@ Every default is documented where it stands. What the paper leaves open is a nam
 none of the numbers is presented as the paper's.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import PositiveFloat, PositiveInt
@@ -13,6 +13,12 @@ from rr_jax.release.config import ReleaseConfig
 from rr_jax.reveal.config import RevealConfig
 from rr_jax.section import Section, Seed
 from rr_jax.tasks.config import TaskConfig
+from rr_jax.tasks.guards import GUARDS
+
+
+def _known_guard(name: str) -> str:
+    GUARDS.get(name)  # a PluginError is a ValueError, which pydantic reports
+    return name
 
 
 class EvaluateConfig(Section):
@@ -23,6 +29,8 @@ class EvaluateConfig(Section):
     # of the relearning attack; null: release.train.learning_rate. An attacker does not know with what was unlearned, so
     # a comparison of methods of several rates gives one.
     relearning_rate: PositiveFloat | None = None
+    # What stands between the models of all rounds and who asks them, such as oracle_watcher; changes no weight.
+    guard: Annotated[str, pydantic.AfterValidator(_known_guard)] | None = None
 
 
 class ParallelConfig(Section):
@@ -58,11 +66,7 @@ class RunConfig(Section):
     privacy: PrivacyConfig = PrivacyConfig()
 
     @pydantic.model_validator(mode="after")
-    def _one_round_of_a_baseline(self) -> "RunConfig":
-        if self.release.is_baseline and self.rounds != 1:
-            raise ValueError(
-                f"rounds is {self.rounds}, but release.method {self.release.method!r} has one: give rounds=1"
-            )
-        if self.release.forget_data != "revealed" and self.until == "reveal":
-            raise ValueError(f"until is 'reveal', but release.method {self.release.method!r} reveals nothing")
+    def _something_to_reveal(self) -> "RunConfig":
+        if self.until == "reveal" and not self.release.source.reveals:
+            raise ValueError(f"until is 'reveal', but release.data {self.release.data!r} reveals nothing")
         return self

@@ -13,6 +13,23 @@ import pydantic
 
 TASKS = ("toxicity", "ner", "code", "custom")  # what tells the sections of the one key that has several apart
 
+# What keys, values and choices of earlier versions are called now.
+RENAMED_KEYS = {
+    "release.method": "it is release.objective now, with release.data=true for one that is given the data to forget",
+    "release.baseline": "its keys are those of release.objective, release.data, release.examples and release.optimizer now",
+    "release.retain.after": "it is release.retain.repair now",
+    "release.orthogonality.weight": "it is release.orthogonality.penalty_weight now",
+}
+RENAMED_VALUES = {
+    ("release.retain.place", "after"): "repair",
+    ("release.retain.place", "joint+after"): "joint+repair",
+}
+RENAMED_CHOICES = {
+    ("release.objective", "reveal_and_release"): "negate",
+    ("release.objective", "task_vector"): "negate with release.data=true",
+    ("release.objective", "alu_like"): "evaluate.guard=oracle_watcher",
+}
+
 
 def explain(error: pydantic.ValidationError, source: str, model: type[pydantic.BaseModel]) -> str:
     """Every problem that was found in `source`, which is to be a `model`."""
@@ -34,6 +51,10 @@ def _explain(problem: Any, model: type[pydantic.BaseModel], above: tuple[str, ..
     own = [str(part) for i, part in enumerate(loc) if not (i == 1 and loc[0] == "task" and part in TASKS)]
     place = [*above, *own]
     name = ".".join(place) or "config"
+    if name in RENAMED_KEYS and kind == "extra_forbidden":
+        return f"unknown key {name!r}; {RENAMED_KEYS[name]}"
+    if isinstance(found, str) and (name, found) in RENAMED_VALUES:
+        return f"{name}: found {found!r}, which is {RENAMED_VALUES[name, found]!r} now"
     if kind == "extra_forbidden":
         return f"unknown key {name!r}; {_hint(place[-1], _valid_keys(loc[:-1], model), 'valid keys:')}"
     if kind == "missing":
@@ -47,6 +68,10 @@ def _explain(problem: Any, model: type[pydantic.BaseModel], above: tuple[str, ..
         return f"{name}: found {found!r}, expected a section with keys such as {', '.join(keys[:3])}"
     message = problem["msg"].removeprefix("Value error, ")
     if kind == "plugin_name":
+        asked = found["name"] if isinstance(found, dict) else found
+        now = RENAMED_CHOICES.get((name, asked))
+        if now is not None:
+            return f"{name}: there is no {name.rpartition('.')[2]} {asked!r}; it is {now} now"
         return f"{name}: {message}"
     if isinstance(found, dict):
         return f"{name}: {message}" if place else message

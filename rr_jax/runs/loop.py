@@ -5,6 +5,7 @@ weights are read once and never change; what goes from round to round is the del
 """
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -20,15 +21,19 @@ from rr_jax.models.hub import LanguageModel, load
 from rr_jax.release.compose import RULES
 from rr_jax.reporting.page import write_report
 from rr_jax.reveal.recall import recall
-from rr_jax.runs import baseline_stages
 from rr_jax.runs.checkpoint import Checkpoints, Stage, stage_number
 from rr_jax.runs.checks import check_paths, check_run
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import load_config
-from rr_jax.runs.context import Context, base_stage, released_model, reveal_stage
+from rr_jax.runs.context import Context, released_model
 from rr_jax.runs.folder import MetricsLog, check_config, note_seconds, read_json, read_run, start_folder, write_json
-from rr_jax.runs.release_stages import compose_stage, measure_stage, train_stage
 from rr_jax.runs.reuse import borrow
+from rr_jax.runs.stages.base import base_stage
+from rr_jax.runs.stages.compose import compose_stage
+from rr_jax.runs.stages.measure import measure_stage
+from rr_jax.runs.stages.reveal import reveal_stage
+from rr_jax.runs.stages.rows import forget_examples
+from rr_jax.runs.stages.train import train_stage
 from rr_jax.tasks.base import Revealed, Task
 from rr_jax.tasks.registry import make_task
 from rr_jax.testbed import BASE
@@ -107,16 +112,16 @@ def open_run(
     check_run(config, task, lm, proposer)
     retain = task.retain_examples(config.release.retain.examples, config.seed)
     data = {"retain": retain}
-    if config.release.forget_data == "true":
-        data["forget"] = baseline_stages.true_examples(config, task)
+    context = Context(config, task, lm, folder, lambda *line: None, progress or _silent, proposer, encoder)
+    if not config.release.source.reveals:
+        data["forget"] = forget_examples(context, 1, [])
     start_folder(folder, config, {name: text_hash([e.prompt + e.response for e in data[name]]) for name in data})
     borrow(folder, config, siblings)
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         saved = set(checkpoints.saved())
         log = MetricsLog(folder, lambda round_index, stage: stage_number(round_index, stage) in saved)
-        show = progress or (lambda what, done, of: None)
-        yield Context(config, task, lm, folder, log.write, show, proposer, encoder), checkpoints
+        yield dataclasses.replace(context, log=log.write), checkpoints
     finally:
         checkpoints.close()
 
@@ -153,15 +158,13 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
     config, task = context.config, context.task
     stage = saved_or_computed(context, checkpoints)
     studied = config.until == "reveal"
-    reveals = config.release.forget_data == "revealed"
-    ours = train_stage, compose_stage, measure_stage
-    train, compose, measure = baseline_stages.STAGES if config.release.is_baseline else ours
+    reveals = config.release.source.reveals
     base = {"test": {}, "validation": {}} if studied else stage(0, "base", partial(base_stage, context)).meta
     summary: dict[str, Any] = {
         "task": task.name,
         "seed": config.seed,
-        "method": config.release.method,
-        "forget_data": config.release.forget_data,
+        "objective": config.release.objective.name,
+        "data": config.release.data,
         "forget_metric": task.forget_metric,
         "utility_metrics": task.utility_metrics,
         "rule": config.release.eta.rule,
@@ -213,11 +216,13 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
             summary["residual"] = entry.get("recall")
             stop = ("nothing_revealed", f"round {round_index} revealed {len(revealed)} examples, fewer than {least}")
             break
-        trained = stage(round_index, "train", partial(train, context, round_index, current, revealed, tuple(earlier)))
+        trained = stage(
+            round_index, "train", partial(train_stage, context, round_index, current, revealed, tuple(earlier))
+        )
         composed = stage(
             round_index,
             "compose",
-            partial(compose, context, round_index, current, trained, base["validation"]),
+            partial(compose_stage, context, round_index, current, trained, base["validation"]),
         )
         entry |= {
             "eta_forget": composed.meta["eta_forget"],
@@ -245,7 +250,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
         measured = stage(
             round_index,
             "measure",
-            partial(measure, context, round_index, deltas, revealed, base["test"]),
+            partial(measure_stage, context, round_index, deltas, revealed, base["test"]),
         )
         entry |= {
             "metrics": measured.meta["metrics"],
@@ -260,6 +265,10 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
     summary["stop"] = {"reason": stop[0], "explanation": stop[1]}
     summary["status"] = "complete"
     return summary
+
+
+def _silent(what: str, done: int, of: int) -> None:
+    """Shows no progress."""
 
 
 def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, Encoder | None]:

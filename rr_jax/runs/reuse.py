@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rr_jax.lora.orthogonality import PENALTIES
 from rr_jax.runs.checkpoint import STAGES, stage_number
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import plain
@@ -23,14 +22,15 @@ _LOOP = (  # rounds.py decides by, or attacks.py reads
     "out", "rounds", "until", "reveal.when", "reveal.min_gain", "reveal.collect.min_size", "evaluate.relearning_rate",
 )  # fmt: skip
 UNREAD: dict[str, tuple[str, ...]] = {
-    "base": (*_LOOP, "seed", "reveal", "release", "parallel", "privacy"),
+    "base": (*_LOOP, "seed", "reveal", "release", "parallel", "privacy", "evaluate.guard"),
     "reveal": (*_LOOP, "evaluate", "release", "parallel"),
-    "train": (*_LOOP, "evaluate.test", "release.eta", "release.retain.after"),
+    "train": (*_LOOP, "evaluate.test", "release.eta", "release.retain.repair"),
     "compose": (*_LOOP, "evaluate.test"),
     "measure": _LOOP,
 }
-# nor does "train" where there is no pair of adapters for a constraint of pairs
+# nor does "train" where the constraint has nothing to act on, or where true data is given
 UNREAD_ALONE = ("release.orthogonality",)
+UNREAD_GIVEN = ("reveal", "release.pairing")
 FILES: dict[str, tuple[str, ...]] = {  # beside the checkpoint and the lines of metrics.jsonl
     "base": ("samples/base.jsonl",),
     "reveal": ("revealed/round_01.jsonl", "revealed/round_01_left_out.jsonl"),
@@ -44,19 +44,18 @@ def needed_stages(config: RunConfig) -> list[str]:
     """The stages up to the end of the first round that a run computes and saves, in order."""
     if config.until == "reveal":
         return ["reveal"] if config.privacy.keep_revealed == "text" else []
-    reveals = config.release.forget_data == "revealed" and config.privacy.keep_revealed == "text"
+    reveals = config.release.source.reveals and config.privacy.keep_revealed == "text"
     return ["base", *(stage for stage in STAGES if stage != "reveal" or reveals)]
 
 
 def stage_key(config: RunConfig, stage: str) -> str:
     """All that a stage of the first round reads, as JSON: runs of equal keys share the stage."""
     tree, keys = plain(config), UNREAD[stage]
-    if stage == "train" and not config.release.is_baseline:
-        together = config.release.retain.place not in ("after", "none")
-        tree["release"]["retain"]["place"] = together  # which of the places it is matters later
-        apart = config.release.orthogonality
-        of_pairs = apart.penalty in (*PENALTIES, "none") and apart.projection != "null_space"
-        keys += UNREAD_ALONE if of_pairs and not together else ()
+    if stage == "train":
+        release = config.release
+        tree["release"]["retain"]["place"] = release.place.trains_beside  # which of the places it is matters later
+        keys += () if release.orthogonality.acts_on(pair=release.place.trains_beside) else UNREAD_ALONE
+        keys += () if release.source.reveals else UNREAD_GIVEN
     return json.dumps(without(tree, keys), sort_keys=True)
 
 

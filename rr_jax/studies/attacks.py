@@ -30,7 +30,7 @@ from rr_jax.tasks.prompt_variants import askings
 from rr_jax.tasks.registry import make_task
 from rr_jax.tasks.true_data import forget_examples
 from rr_jax.training.config import TrainConfig
-from rr_jax.training.loop import train
+from rr_jax.training.loop import TrainJob, train
 
 STEPS = (0, 1, 2, 5, 10, 20, 40)
 EXAMPLES = 256
@@ -206,28 +206,23 @@ def _continue_training(
     note: Progress,
 ) -> dict[int, Evaluation]:
     shape = config.release.adapter
-    scale = shape.alpha / shape.rank
     measured: dict[int, Evaluation] = {}
 
     def measure(step: int, adapters: dict[str, Adapter]) -> None:
         # not merged: weights of few bits would round away what a few steps change
-        attacked = dataclasses.replace(lm, adapters=scale_adapter(adapters["attack"], scale))
+        attacked = dataclasses.replace(lm, adapters=scale_adapter(adapters["attack"], shape.scale))
         measured[step] = _forget(task, attacked, config)
 
-    train(
-        {"attack": init_adapter(stream(config.seed, "attacks/adapter"), lm.config, shape.rank, shape.targets)},
-        lm.params,
-        {"attack": rows},
-        lm.config,
-        section,
-        scale=scale,
-        mode=config.parallel.mode,
+    job = TrainJob(
+        adapters={"attack": init_adapter(stream(config.seed, "attacks/adapter"), lm.config, shape.rank, shape.targets)},
+        rows={"attack": rows},
+        section=section,
+        scale=shape.scale,
         seed=derive_seed(config.seed, "attacks/batches"),
         log=lambda step, values: note(f"attack: relearning, {name} model", step, section.steps),
         constant=True,
-        watch=measure,
-        watch_after=steps,
     )
+    train(job, lm.params, lm.config, config.parallel.mode, watch=measure, watch_after=steps)
     return measured
 
 

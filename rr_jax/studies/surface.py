@@ -18,19 +18,17 @@ from rr_jax.dynamics.loss_surface import check_grid, loss_surface
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.generation.points import models_at
 from rr_jax.lora.adapter import scale_adapter
-from rr_jax.lora.algebra import add, negate
+from rr_jax.lora.algebra import add
 from rr_jax.models.decoder import Adapter
 from rr_jax.models.hub import LanguageModel
-from rr_jax.release.baselines import with_strength
 from rr_jax.reporting.page import write_report
 from rr_jax.reporting.surface import surface_svg
-from rr_jax.runs import baseline_stages
 from rr_jax.runs.checkpoint import Checkpoints, Stage, stage_number
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.context import Context
 from rr_jax.runs.folder import write_json, write_text
 from rr_jax.runs.loop import load_deltas, load_model
-from rr_jax.runs.release_stages import forget_rows, held_out_rows
+from rr_jax.runs.stages.rows import forget_rows, held_out_rows
 from rr_jax.tasks.base import Revealed
 from rr_jax.tasks.registry import make_task
 
@@ -71,8 +69,8 @@ def draw_surface(
       progress: called with (what, done, of).
 
     Raises:
-      ValueError: the folder is no run, the round is not there or the base model, a grid is not as described, the method
-        is ext_sub or alu_like (whose strength 0 is not the model before), or the revealed texts were not kept.
+      ValueError: the folder is no run, the round is not there or the base model, a grid is not as described, the
+        objective's strengths span no surface, or the revealed texts were not kept.
     """
     note = progress or (lambda what, done, of: None)
     after, config, number = load_deltas(folder, round_index)
@@ -81,12 +79,9 @@ def draw_surface(
         raise ValueError(
             f"{folder}: {selected}round 0 is the base model, which has no adapters to scale; name another with --round"
         )
-    without = {
-        "ext_sub": "whose strength 0 is its expert and not the model before the round",
-        "alu_like": "which changes no weights and has no strength",
-    }
-    if config.release.method in without:
-        raise ValueError(f"release.method is {config.release.method!r}, {without[config.release.method]}")
+    objective = config.release.objective
+    if objective.no_surface is not None:
+        raise ValueError(f"release.objective is {objective.name!r}: {objective.no_surface}")
     before, _, _ = load_deltas(folder, number - 1)
     trained, composed, revealed = _stages(folder, config, number)
     forget, retain = _changes(config, trained, composed)
@@ -94,7 +89,7 @@ def draw_surface(
     base = load_model(config, progress)
     task = make_task(config.task, base.tokenizer, config.seed)
     context = Context(config, task, base, folder, lambda *line: None, note)
-    rows = {"forget": _forget_rows(context, number, revealed), "retain": held_out_rows(context)}
+    rows = {"forget": forget_rows(context, number, revealed), "retain": held_out_rows(context)}
     note(f"round {number}: loss surface", 0, 1)
     strategy = "map" if jax.default_backend() == "cpu" else "vmap"
     losses = loss_surface(
@@ -145,7 +140,7 @@ def _stages(folder: Path, config: RunConfig, number: int) -> tuple[Stage, Stage,
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         trained, composed = (checkpoints.restore(stage_number(number, name)) for name in ("train", "compose"))
-        if config.release.forget_data == "true":
+        if not config.release.source.reveals:
             return trained, composed, []
         saved = set(checkpoints.saved())
         searched = [r for r in range(1, number + 1) if stage_number(r, "reveal") in saved]
@@ -161,14 +156,11 @@ def _stages(folder: Path, config: RunConfig, number: int) -> tuple[Stage, Stage,
 
 
 def _changes(config: RunConfig, trained: Stage, composed: Stage) -> tuple[Adapter, Adapter | None]:
-    """What a round adds at strength 1: the forget adapter, subtracted unless a baseline adds it, and the retain ones."""
+    """What a round adds at strength 1: the forget adapter as its objective applies it, and the retain adapters."""
     release = config.release
-    scale = release.adapter.alpha / release.adapter.rank
-    if release.is_baseline:
-        forget = with_strength(release.method, trained.arrays, 1.0, scale)
-    else:
-        forget = negate(scale_adapter(trained.arrays["forget"], scale))
-    joint = [trained.arrays["retain"]] if release.retain.place in ("joint", "joint+after") else []
+    scale = release.adapter.scale
+    forget = release.objective.change(trained.arrays, 1.0, scale)
+    joint = [trained.arrays["retain"]] if release.place.adds_beside else []
     repair = [composed.arrays["repair"]] if "repair" in composed.arrays else []
     parts = [scale_adapter(adapter, scale) for adapter in (*joint, *repair)]
     return forget, add(*parts) if parts else None
@@ -199,18 +191,9 @@ def _grids(
     return list(eta_forget), list(eta_retain)
 
 
-def _forget_rows(context: Context, number: int, revealed: list[Revealed]) -> Packed:
-    """The rows that the forget adapter of the round was trained on."""
-    if context.config.release.is_baseline:
-        rows = baseline_stages.training_rows(context, number, revealed)
-        assert rows is not None  # of alu_like, which has been refused
-        return rows
-    return forget_rows(context, number, revealed, context.config.release.pairing)
-
-
 def _source(config: RunConfig) -> str:
-    if config.release.forget_data == "true":
-        return "true forget data"
+    if not config.release.source.reveals:
+        return config.release.source.title
     return f"revealed, under {PROMPTS[config.release.pairing]}"
 
 

@@ -1,13 +1,12 @@
 """The training loop around the pure step: batches in, adapters out, one logged line a step.
 
-It compiles once for each combination of static settings, keeps few steps in flight, and stops at the first loss that is
-not a number. Knows nothing of tasks and rounds.
+It keeps few steps in flight and stops at the first loss that is not a number. Knows nothing of tasks and rounds.
 """
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -16,13 +15,15 @@ import numpy as np
 
 from rr_jax.data.batches import take_batch
 from rr_jax.data.packing import Packed
-from rr_jax.lora.activations import Directions
-from rr_jax.lora.adapter import stack_adapters, unstack_adapter
+from rr_jax.lora.adapter import unstack_adapter
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.decoder import Adapter, Params
-from rr_jax.parallel.wrap import Run, choose_driver, limit_in_flight, replicate
+from rr_jax.parallel.wrap import Run, limit_in_flight, replicate
 from rr_jax.training.config import TrainConfig
-from rr_jax.training.step import Frozen, TrainState, init_state, keep_out, make_optimizer, make_step
+from rr_jax.training.constraint import UNCONSTRAINED, Constraint, References
+from rr_jax.training.loss import Likelihood, Loss
+from rr_jax.training.optimizer import hyperparameters
+from rr_jax.training.step import FrozenInputs, StepPlan, TrainState, compiled_step
 
 Log = Callable[[int, dict[str, float]], None]
 Watch = Callable[[int, dict[str, Adapter]], None]
@@ -32,113 +33,134 @@ class TrainingDiverged(ValueError):
     """A loss stopped being a number."""
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainJob:
+    """One training: named adapters, each by its own loss, in one step over their stack.
+
+    Attributes:
+      adapters: name -> adapter; equal modules and ranks. The constraint looks at the first `constrained` of them, and a
+        projection moves the first, before the first step and after each.
+      rows: name -> packed rows, of equal length.
+      section: steps, batch and the numbers of the optimizer.
+      scale: alpha / rank.
+      losses: adapter -> its loss; one that is not named is trained by the likelihood of the rows of its own name.
+      constraint, references: what holds the adapters apart, and what that looks at.
+      constrained: 1 or 2.
+      optimizer: a name among `OPTIMIZERS`.
+      seed: of the order of the rows.
+      log: called with (step from 1, metrics) once for each step: TERM/NAME, gradient_norm/NAME, penalty, and loss/NAME
+        where a loss is more than one likelihood.
+      constant: a constant learning rate in place of the schedule, so that k steps begin any longer training.
+    """
+
+    adapters: dict[str, Adapter]
+    rows: dict[str, Packed]
+    section: TrainConfig
+    scale: float
+    losses: dict[str, Loss] = dataclasses.field(default_factory=dict)
+    constraint: Constraint = UNCONSTRAINED
+    references: References = dataclasses.field(default_factory=References)
+    constrained: int = 2
+    optimizer: str = "adamw"
+    seed: int = 0
+    log: Log | None = None
+    constant: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Returns the adapters' names, in the order of the stack."""
+        return list(self.adapters)
+
+    def loss(self, name: str) -> Loss:
+        """Returns the loss of an adapter."""
+        return self.losses.get(name, Likelihood(name))
+
+    def plan(self, config: ModelConfig) -> StepPlan:
+        """Returns what the step is compiled for."""
+        return StepPlan(
+            config=config,
+            rows=tuple(self.rows),
+            losses=tuple(self.loss(name).static() for name in self.adapters),
+            constraint=self.constraint.static(),
+            constrained=min(self.constrained, len(self.adapters)),
+            optimizer=self.optimizer,
+            steps=None if self.constant else self.section.steps,
+            strategy="map" if jax.default_backend() == "cpu" else "vmap",
+        )
+
+    def frozen(self, params: Params) -> FrozenInputs:
+        """Returns what the step reads."""
+        numbers = tuple(
+            {key: jnp.asarray(value, jnp.float32) for key, value in self.loss(name).numbers().items()}
+            for name in self.adapters
+        )
+        weight = self.constraint.penalty_weight
+        return FrozenInputs(params, self.references, hyperparameters(self.section, self.scale, weight), numbers)
+
+    def batch_at(self, index: int) -> dict[str, np.ndarray]:
+        """Returns batch `index` of all sets of rows, [B, K, S] each."""
+        drawn = [take_batch(packed, self.seed, index, self.section.batch_size) for packed in self.rows.values()]
+        return {key: np.stack([rows[key] for rows in drawn], axis=1) for key in drawn[0]}
+
+    def line(self, step: int, values: dict[str, Any]) -> dict[str, float]:
+        """Returns what is logged of a step.
+
+        Raises:
+          TrainingDiverged: a loss or a gradient is not finite; names the adapter and the step.
+        """
+        found = {"penalty": float(values["penalty"])}
+        for key, value in values["terms"].items():
+            term, _, j = key.rpartition("/")
+            found[f"{term}/{self.names[int(j)]}"] = float(value)
+        for j, name in enumerate(self.names):
+            loss, norm = float(values["loss"][j]), float(values["gradient_norm"][j])
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise TrainingDiverged(f"the loss of the {name} adapter is {loss} at step {step}")
+            found[f"gradient_norm/{name}"] = norm
+            if not isinstance(self.loss(name), Likelihood):
+                found[f"loss/{name}"] = loss
+            if "clipped" in values:
+                found[f"clipped/{name}"] = float(values["clipped"][j])
+        return found
+
+
 def train(
-    adapters: dict[str, Adapter],
+    job: TrainJob,
     params: Params,
-    data: dict[str, Packed],
     config: ModelConfig,
-    section: TrainConfig,
-    *,
-    scale: float,
-    penalty: str = "none",
-    penalty_weight: float = 0.0,
-    anchor: Adapter | None = None,
-    projection: str = "none",
-    memory: Adapter | None = None,
-    directions: dict[str, Directions] | None = None,
     mode: str = "auto",
-    seed: int = 0,
-    log: Log | None = None,
-    constant: bool = False,
     watch: Watch | None = None,
     watch_after: Collection[int] = (),
 ) -> dict[str, Adapter]:
-    """Trains named adapters, each on the rows of the same name, in one step over their stack.
+    """Trains the adapters of a job, and returns them by name.
 
     Args:
-      adapters: name -> adapter; equal modules and ranks.
       params: the weights they are trained on; never changed.
-      data: name -> packed rows.
       config: of the model.
-      section: steps, batch and optimizer.
-      scale: alpha / rank.
-      penalty, penalty_weight, anchor, projection, memory, directions: as in `objective.make_step` and `Frozen`; the
-        first adapter named is the one that a projection moves, before the first step and after each.
       mode: how the step is spread over devices.
-      seed: of the order of the rows.
-      log: called with (step from 1, metrics) once for each step: nll/NAME, gradient_norm/NAME, orthogonality.
-      constant: a constant learning rate in place of the schedule.
       watch, watch_after: called with (step, adapters) after the steps named, of this same training.
 
     Raises:
       TrainingDiverged: when a loss is not finite; names the adapter and the step.
     """
-    names = list(adapters)
-    optimizer = make_optimizer(
-        section.steps, section.learning_rate, section.weight_decay, section.clip, constant=constant
-    )
-    strategy = "map" if jax.default_backend() == "cpu" else "vmap"
-    run = _compiled(config, section, scale, penalty, projection, strategy, mode, constant)
-    frozen = Frozen(params, anchor, jnp.asarray(penalty_weight, jnp.float32), memory, directions)
-    start = keep_out(stack_adapters([adapters[name] for name in names]), frozen, projection)
-    state = init_state(start, optimizer)
+    plan, frozen = job.plan(config), job.frozen(params)
+    state = plan.init_state(list(job.adapters.values()), frozen)
 
-    def read(step: int, values: dict[str, np.ndarray]) -> None:
-        line = metrics_line(names, step, values)
-        if log is not None:
-            log(step, line)
+    def read(step: int, values: dict[str, Any]) -> None:
+        line = job.line(step, values)
+        if job.log is not None:
+            job.log(step, line)
 
     def members(state: TrainState) -> dict[str, Adapter]:
         # taken out of the stack on the device: the next step reuses the state's own buffers
-        return dict(zip(names, jax.device_get(unstack_adapter(state.adapters)), strict=True))
+        return dict(zip(job.names, jax.device_get(unstack_adapter(state.adapters)), strict=True))
 
     def look(step: int, state: TrainState) -> None:
         if watch is not None and step in watch_after:
             watch(step, members(state))
 
-    rows = [data[name] for name in names]
-    return members(drive(run, state, frozen, rows, section, mode=mode, seed=seed, read=read, look=look))
-
-
-def metrics_line(names: Sequence[str], step: int, values: dict[str, np.ndarray]) -> dict[str, float]:
-    """What is logged of a step: nll/NAME, gradient_norm/NAME, orthogonality.
-
-    Raises:
-      TrainingDiverged: as `train`.
-    """
-    line = {"orthogonality": float(values["penalty"])}
-    for j, name in enumerate(names):
-        line[f"nll/{name}"] = float(values["nll"][j])
-        line[f"gradient_norm/{name}"] = float(values["gradient_norm"][j])
-        if not (math.isfinite(line[f"nll/{name}"]) and math.isfinite(line[f"gradient_norm/{name}"])):
-            raise TrainingDiverged(f"the loss of the {name} adapter is {line[f'nll/{name}']} at step {step}")
-    return line
-
-
-def drive(
-    run: Run,
-    state: TrainState,
-    frozen: Any,
-    data: Sequence[Packed],
-    section: TrainConfig,
-    *,
-    mode: str,
-    seed: int,
-    read: Callable[[int, dict[str, np.ndarray]], None],
-    look: Callable[[int, TrainState], None] | None = None,
-) -> TrainState:
-    """All steps of a training whose batches are those of J sets of rows, stacked [B, J, S]; the rest as `take_steps`."""
-
-    def batch_at(index: int) -> dict[str, np.ndarray]:
-        return stack_batches(data, seed, index, section.batch_size)
-
-    return take_steps(run, state, frozen, batch_at, section.steps, mode=mode, read=read, look=look)
-
-
-def stack_batches(data: Sequence[Packed], seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-    """Batch `index` of J sets of rows, [B, J, S] each."""
-    rows = [take_batch(packed, seed, index, batch_size) for packed in data]
-    return {key: np.stack([row[key] for row in rows], axis=1) for key in rows[0]}
+    run = compiled_step(plan, mode, job.section.batch_size)
+    return members(take_steps(run, state, frozen, job.batch_at, job.section.steps, mode=mode, read=read, look=look))
 
 
 def take_steps(
@@ -149,7 +171,7 @@ def take_steps(
     steps: int,
     *,
     mode: str,
-    read: Callable[[int, dict[str, np.ndarray]], None],
+    read: Callable[[int, dict[str, Any]], None],
     look: Callable[[int, TrainState], None] | None = None,
 ) -> TrainState:
     """Keeps few steps in flight, and hands the metrics of each step (from 1), in order, to `read`, whose error ends the
@@ -157,7 +179,7 @@ def take_steps(
     if jax.local_device_count() > 1 and mode != "jit":
         frozen = replicate(frozen)
     pending: deque[object] = deque()
-    unread: list[tuple[int, dict[str, jax.Array]]] = []
+    unread: list[tuple[int, dict[str, Any]]] = []
     for index in range(steps):
         state, metrics = run(state, frozen, batch_at(index))
         limit_in_flight(metrics, pending)
@@ -172,19 +194,28 @@ def take_steps(
     return state
 
 
-@lru_cache(maxsize=32)
-def _compiled(
-    config: ModelConfig,
-    section: TrainConfig,
-    scale: float,
-    penalty: str,
-    projection: str,
-    strategy: str,
-    mode: str,
-    constant: bool,
-) -> Run:
-    optimizer = make_optimizer(
-        section.steps, section.learning_rate, section.weight_decay, section.clip, constant=constant
-    )
-    step = make_step(config, optimizer, scale=scale, penalty=penalty, projection=projection, strategy=strategy)
-    return choose_driver(mode, section.batch_size)(step)
+def check_jobs(jobs: Sequence[TrainJob], config: ModelConfig) -> StepPlan:
+    """Returns the plan that all jobs share.
+
+    Raises:
+      ValueError: there is none, or the jobs cannot be one step; names the job and what differs.
+    """
+    if not jobs:
+        raise ValueError("there is nothing to train, expected at least one job")
+    first, plan = jobs[0], jobs[0].plan(config)
+    lengths: dict[str, int] = {}
+    for m, job in enumerate(jobs):
+        if job.names != first.names or list(job.rows) != list(first.rows):
+            raise ValueError(
+                f"job {m} has adapters {', '.join(job.names)} and rows {', '.join(job.rows)}, expected those of job 0: "
+                f"{', '.join(first.names)} and {', '.join(first.rows)}"
+            )
+        shapes = jax.tree.map(np.shape, job.adapters)
+        if shapes != jax.tree.map(np.shape, first.adapters):
+            raise ValueError(f"job {m} has adapters of shapes {shapes}, expected those of job 0")
+        if job.plan(config) != plan or job.section.batch_size != first.section.batch_size:
+            raise ValueError(f"job {m} is another step than job 0: only numbers, seeds, rows and starts may differ")
+        lengths |= {f"{name} of job {m}": packed.tokens.shape[1] for name, packed in job.rows.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"rows have lengths {lengths}, expected one length")
+    return plan

@@ -1,13 +1,15 @@
-"""One pure training step for a stack of adapters: the forget and the retain LoRA, each on its own data, held apart.
+"""One pure training step for a stack of adapters, each with its own loss, held apart by one constraint.
 
 The step serves plain jit, pmap and shard_map alike: sums and token counts are reduced over devices, never means, and
 the adapters are marked as varying before the gradient is taken, so that all three give the same numbers. Knows nothing
-of rounds, tasks or text.
+of rounds, tasks, methods or text.
 
-Axes: J adapters in the stack, B batch, S sequence, L layers, R rank.
+Axes: J adapters in the stack, K sets of rows, M stacked trainings, B batch, S sequence.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import flax.struct
@@ -15,15 +17,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rr_jax.lora.activations import Directions
 from rr_jax.lora.adapter import scale_adapter, stack_adapters, unstack_adapter
-from rr_jax.lora.orthogonality import PENALTIES, activation_penalty, project_out
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import token_nll
 from rr_jax.parallel import collectives
+from rr_jax.parallel.wrap import Run, choose_driver
+from rr_jax.training.constraint import Constraint, References
+from rr_jax.training.loss import Likelihood, Loss, Rows, Term
+from rr_jax.training.optimizer import OPTIMIZERS, Hyperparameters, make_schedule
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 
 
 @flax.struct.dataclass
@@ -36,144 +40,171 @@ class TrainState:
 
 
 @flax.struct.dataclass
-class Frozen:
+class FrozenInputs:
     """What a step reads and never changes.
 
     Attributes:
       params: the weights the adapters are trained on.
-      anchor: an adapter that every adapter of the stack is held apart from, or None.
-      memory: an adapter that the first of the stack is held apart from too, such as what earlier rounds forgot, or None.
-      directions: of the inputs of each module on data that the first adapter of the stack must leave alone, or None.
-      penalty_weight: lambda, a scalar; traced, so a sweep over it never recompiles.
+      references: what the constraint looks at.
+      hyperparameters: traced scalars, so that a sweep over them never recompiles.
+      numbers: of each adapter's loss, traced likewise.
     """
 
     params: Params
-    anchor: Adapter | None
-    penalty_weight: jax.Array
-    memory: Adapter | None = None
-    directions: dict[str, Directions] | None = None
+    references: References
+    hyperparameters: Hyperparameters
+    numbers: tuple[dict[str, jax.Array], ...]
 
 
-def make_schedule(steps: int, learning_rate: float) -> optax.Schedule:
-    """Linear warm-up over a tenth of the steps, cosine to a tenth of the peak."""
-    warmup = max(1, steps // 10)
-    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(steps, warmup + 1), learning_rate / 10)
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """Everything a step is compiled for. Equal plans share one compiled step.
 
-
-def make_optimizer(
-    steps: int, learning_rate: float, weight_decay: float, clip: float, *, constant: bool = False
-) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm, with the learning rate of `make_schedule`.
-
-    With `constant` the learning rate is always the same, so that k steps are the beginning of any longer training.
+    Attributes:
+      config: of the model.
+      rows: names of the K sets of rows, in the order of the batch's axis K.
+      losses: of each adapter in the stack, without its numbers.
+      constraint: without its weight.
+      constrained: how many adapters, from the first on, the constraint looks at: 1 or 2.
+      optimizer: a name among `OPTIMIZERS`.
+      steps: length of the learning rate's schedule; None for a constant rate.
+      strategy: how adapters of equal losses are computed, "vmap" (wide products, for accelerators) or "map" (one after the
+        other with half the memory, faster on CPU); the results are equal.
     """
-    rate = learning_rate if constant else make_schedule(steps, learning_rate)
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=weight_decay))
+
+    config: ModelConfig
+    rows: tuple[str, ...]
+    losses: tuple[Loss, ...]
+    constraint: Constraint
+    constrained: int
+    optimizer: str
+    steps: int | None
+    strategy: str
+
+    def make_optimizer(self, numbers: Hyperparameters) -> optax.GradientTransformation:
+        """Returns the optimizer of one adapter."""
+        schedule = optax.constant_schedule(1.0) if self.steps is None else make_schedule(self.steps)
+        return OPTIMIZERS.get(self.optimizer)(numbers, schedule)
+
+    def init_state(self, adapters: Sequence[Adapter], frozen: FrozenInputs) -> TrainState:
+        """Returns the start of a training: each adapter gets an optimizer state of its own, and is projected."""
+        stack = self.constraint.project(stack_adapters(adapters), frozen.references, self.constrained)
+        optimizer = self.make_optimizer(frozen.hyperparameters)
+        return TrainState(stack, jax.vmap(optimizer.init)(stack), jnp.zeros((), jnp.int32))
 
 
-def init_state(adapters: Adapter, optimizer: optax.GradientTransformation) -> TrainState:
-    """The start of a training: each adapter of the stack gets an optimizer state of its own."""
-    return TrainState(adapters, jax.vmap(optimizer.init)(adapters), jnp.zeros((), jnp.int32))
-
-
-def keep_out(adapters: Adapter, frozen: Frozen, projection: str) -> Adapter:
-    """The stack with the first adapter's A moved out of directions it must not read; the others as they are.
-
-    Args:
-      adapters: stacked, [J, ...].
-      projection: "complement" (of the A of the second adapter, and of the anchor), "null_space" (of `directions`), both
-        also of the memory, or "none".
-
-    Raises:
-      ValueError: "null_space" without directions.
-    """
-    if projection == "none":
-        return adapters
-    first, *others = unstack_adapter(adapters)
-    bases = [_inputs(frozen.memory)] if frozen.memory is not None else []
-    if projection == "null_space":
-        bases.append({name: known.basis for name, known in _known_directions(frozen, "projection").items()})
-    if projection == "complement":
-        bases += [_inputs(other) for other in (*others, frozen.anchor) if other is not None]
-    return stack_adapters([project_out(first, bases), *others])
-
-
-def _known_directions(frozen: Frozen, which: str) -> dict[str, Directions]:
-    if frozen.directions is None:
-        raise ValueError(f"the {which} looks at activations, but no directions of them are given: it cannot act")
-    return frozen.directions
-
-
-def _inputs(adapter: Adapter) -> dict[str, jax.Array]:
-    """The A of each module."""
-    return {name: module["a"] for name, module in adapter.items()}
-
-
-def make_step(
-    config: ModelConfig,
-    optimizer: optax.GradientTransformation,
-    *,
-    scale: float,
-    penalty: str,
-    projection: str = "none",
-    strategy: str = "vmap",
-) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_step(plan: StepPlan) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds `step(state, frozen, batch, *, axis_name=None) -> (state, metrics)`.
 
-    The loss is sum_j NLL_j / weight_j + lambda * penalty, where the penalty is that of the two adapters of the stack
-    (if there are two) plus that of each against the anchor and of the first against the memory (if there are any).
+    What is minimised is the sum of the adapters' losses plus penalty_weight times the constraint's penalty, whose value
+    is that of the constrained adapters, of each against the anchor, and of the first against the memory.
 
-    Args:
-      scale: alpha / rank of the adapters.
-      penalty: a name among `PENALTIES`, "activations" (of the first adapter, by `directions`), or "none".
-      projection: what `keep_out` does after each step.
-      strategy: how the stack is computed, "vmap" (wide products, for accelerators) or "map" (one after the other with
-        half the memory, faster on CPU); the results are equal.
+    `batch` holds "tokens", "segment_ids" and "weights", [B, K, S] each. `metrics` holds "loss" and "gradient_norm" [J],
+    "penalty", "terms" (by "TERM/j": scalars, nats a token or a sequence) and, of an optimizer that tells, "clipped" [J].
 
-    The step raises ValueError, when it is traced, for "activations" or "null_space" without directions.
-
-    `batch` holds "tokens", "segment_ids" and "weights", [B, J, S] each. `metrics` holds "nll" [J] (mean over weighted
-    tokens, nats), "penalty", and "gradient_norm" [J].
+    The step raises ValueError, when it is traced, for a constraint that lacks what it looks at.
     """
-
-    def stack_nll(adapters: Adapter, params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        def one(pair: Any) -> tuple[jax.Array, jax.Array]:
-            adapter, rows = pair
-            return token_nll(params, rows, config, adapters=scale_adapter(adapter, scale))
-
-        pairs = (adapters, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), batch))
-        return jax.vmap(one)(pairs) if strategy == "vmap" else jax.lax.map(one, pairs)
-
-    def separation(adapters: Adapter, frozen: Frozen) -> jax.Array:
-        stack = unstack_adapter(adapters)
-        if penalty == "none":
-            return jnp.zeros(())
-        if penalty == "activations":
-            return activation_penalty(stack[0], _known_directions(frozen, "penalty"))
-        pairs = [(stack[0], stack[1])] if len(stack) == 2 else []
-        pairs += [(member, frozen.anchor) for member in stack if frozen.anchor is not None]
-        pairs += [(stack[0], frozen.memory)] if frozen.memory is not None else []
-        return sum((PENALTIES[penalty](one, other) for one, other in pairs), start=jnp.zeros(()))
+    terms_of = _likelihoods if all(isinstance(loss, Likelihood) for loss in plan.losses) else _terms
 
     def step(
-        state: TrainState, frozen: Frozen, batch: dict[str, jax.Array], *, axis_name: str | None = None
+        state: TrainState, frozen: FrozenInputs, batch: Rows, *, axis_name: str | None = None
     ) -> tuple[TrainState, Metrics]:
-        def fit(adapters: Adapter) -> tuple[jax.Array, jax.Array]:
-            sums, weights = stack_nll(adapters, frozen.params, batch)
-            nll = sums / jnp.maximum(collectives.total(weights, axis_name), 1e-9)  # this device's part of the mean
-            return jnp.sum(nll), nll
+        numbers = frozen.hyperparameters
+        optimizer = plan.make_optimizer(numbers)
+
+        def fit(adapters: Adapter) -> tuple[jax.Array, Any]:
+            losses, parts = [], {}
+            for j, terms in enumerate(terms_of(plan, adapters, frozen, batch)):
+                loss = jnp.zeros(())
+                for name, term in terms.items():
+                    # this device's part of the mean over all devices
+                    mean = term.total / jnp.maximum(collectives.total(term.count, axis_name), 1e-9)
+                    parts[f"{name}/{j}"] = mean
+                    loss = loss if term.weight is None else loss + term.weight * mean
+                losses.append(loss)
+            return jnp.sum(jnp.stack(losses)), (jnp.stack(losses), parts)
 
         def hold_apart(adapters: Adapter) -> tuple[jax.Array, jax.Array]:
-            value = separation(adapters, frozen)
-            return frozen.penalty_weight * value, value
+            constrained = unstack_adapter(adapters)[: plan.constrained]
+            value = plan.constraint.value(constrained, frozen.references)
+            return numbers.penalty_weight * value, value
 
-        grads, nll = jax.grad(fit, has_aux=True)(collectives.varying(state.adapters, axis_name))
-        grads, nll = collectives.total((grads, nll), axis_name)
-        apart, overlap = jax.grad(hold_apart, has_aux=True)(state.adapters)
+        grads, found = jax.grad(fit, has_aux=True)(collectives.varying(state.adapters, axis_name))
+        grads, (losses, parts) = collectives.total((grads, found), axis_name)
+        apart, penalty = jax.grad(hold_apart, has_aux=True)(state.adapters)
         grads = jax.tree.map(jnp.add, grads, apart)
         updates, optimizer_state = jax.vmap(optimizer.update)(grads, state.optimizer, state.adapters)
-        adapters = keep_out(optax.apply_updates(state.adapters, updates), frozen, projection)
-        metrics = {"nll": nll, "penalty": overlap, "gradient_norm": jax.vmap(optax.tree.norm)(grads)}
+        adapters = optax.apply_updates(state.adapters, updates)
+        adapters = plan.constraint.project(adapters, frozen.references, plan.constrained)
+        metrics = {
+            "loss": losses,
+            "terms": parts,
+            "penalty": penalty,
+            "gradient_norm": jax.vmap(optax.tree.norm)(grads),
+        }
+        clipped = optax.tree.get(optimizer_state, "clipped")
+        metrics |= {} if clipped is None else {"clipped": clipped}
         return TrainState(adapters, optimizer_state, state.step + 1), metrics
 
     return step
+
+
+def make_stacked_step(
+    step: Callable[..., tuple[TrainState, Metrics]], strategy: str
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns the step of one training as the step of M: a leading axis M on every leaf of the state and of the metrics,
+    batches [B, M, K, S], and for the frozen inputs a pair: the parameters, which all share, and the rest with an axis M."""
+
+    def stacked(
+        state: TrainState, frozen: tuple[Params, FrozenInputs], batch: Rows, *, axis_name: str | None = None
+    ) -> tuple[TrainState, Metrics]:
+        params, rest = frozen
+
+        def one(member: Any) -> tuple[TrainState, Metrics]:
+            state, own, rows = member
+            return step(state, own.replace(params=params), rows, axis_name=axis_name)
+
+        members = (state, rest, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), batch))
+        result: tuple[TrainState, Metrics] = jax.vmap(one)(members) if strategy == "vmap" else jax.lax.map(one, members)
+        return result
+
+    return stacked
+
+
+@lru_cache(maxsize=64)
+def compiled_step(plan: StepPlan, mode: str, batch_size: int, stacked: str | None = None) -> Run:
+    """Returns the driven step of a plan; the only cache of compiled steps.
+
+    Args:
+      mode, batch_size: as for `choose_driver`.
+      stacked: None for one training, else the strategy of `make_stacked_step`.
+    """
+    step = make_step(plan)
+    return choose_driver(mode, batch_size)(step if stacked is None else make_stacked_step(step, stacked))
+
+
+def _likelihoods(plan: StepPlan, adapters: Adapter, frozen: FrozenInputs, batch: Rows) -> list[dict[str, Term]]:
+    """The terms of adapters that are all trained by likelihood, computed together."""
+    order = [plan.rows.index(loss.rows[0]) for loss in plan.losses]
+    sets = (
+        batch if order == list(range(len(plan.rows))) else {name: x[:, jnp.array(order)] for name, x in batch.items()}
+    )
+
+    def one(pair: Any) -> tuple[jax.Array, jax.Array]:
+        adapter, rows = pair
+        scaled = scale_adapter(adapter, frozen.hyperparameters.scale)
+        return token_nll(frozen.params, rows, plan.config, adapters=scaled)
+
+    pairs = (adapters, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), sets))
+    totals, counts = jax.vmap(one)(pairs) if plan.strategy == "vmap" else jax.lax.map(one, pairs)
+    return [{"nll": Term(totals[j], counts[j])} for j in range(len(order))]
+
+
+def _terms(plan: StepPlan, adapters: Adapter, frozen: FrozenInputs, batch: Rows) -> list[dict[str, Term]]:
+    """The terms of each adapter's own loss."""
+    sets = {name: {key: x[:, k] for key, x in batch.items()} for k, name in enumerate(plan.rows)}
+    scaled = [scale_adapter(adapter, frozen.hyperparameters.scale) for adapter in unstack_adapter(adapters)]
+    return [
+        loss.terms(frozen.params, adapter, {name: sets[name] for name in loss.rows}, plan.config, numbers)
+        for loss, adapter, numbers in zip(plan.losses, scaled, frozen.numbers, strict=True)
+    ]

@@ -14,18 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rr_jax.lora.adapter import init_adapter, stack_adapters
+from rr_jax.lora.adapter import init_adapter
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.loss import token_nll
 from rr_jax.models.spec import init_params
 from rr_jax.parallel import collectives
 from rr_jax.parallel.wrap import DRIVERS, as_pmap, as_shard_map, choose_driver, limit_in_flight, replicate
-from rr_jax.release import baselines
-from rr_jax.training import step as objective
+from rr_jax.release.objectives import OBJECTIVES
+from rr_jax.training.config import TrainConfig
+from rr_jax.training.constraint import Constraint, References
+from rr_jax.training.loop import TrainJob
+from rr_jax.training.optimizer import OPTIMIZERS
+from rr_jax.training.step import make_step as make_release_step
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 STEPS, BATCH, IN, OUT = 3, 8, 5, 3
 RATE, DECAY = 0.1, 0.01
+OPTIMIZERS.register("sgd", lambda numbers, schedule: optax.sgd(numbers.learning_rate))
 
 
 def make_step(loss, optimizer):
@@ -166,25 +171,33 @@ def release_cases(report):
         }
         for _ in range(3)
     ]
-    optimizer = optax.sgd(0.3)
     for penalty in ("normalized", "olora"):
-        step = objective.make_step(config, optimizer, scale=2.0, penalty=penalty, strategy="map")
-        frozen = objective.Frozen(base, anchor, jnp.float32(0.7))
-        ends = {}
-        for name, driver in DRIVERS.items():
-            run, state = driver(step), objective.init_state(stack_adapters([forget, retain]), optimizer)
-            values = []
-            for batch in batches:
-                state, metrics = run(state, frozen, batch)
-                limit_in_flight((state, metrics))
-                values.append(jax.device_get(metrics))
-            ends[name] = (jax.device_get(state.adapters), values)
-        for name in ("pmap", "shard_map"):
-            report[f"{name}, release step, {penalty}"] = {"jit": distance(ends[name], ends["jit"])}
+        job = TrainJob(
+            {"forget": forget, "retain": retain}, {"forget": None, "retain": None}, TrainConfig(learning_rate=0.3), 2.0,
+            constraint=Constraint(penalty=penalty, penalty_weight=0.7), references=References(anchor=anchor),
+            optimizer="sgd",
+        )  # fmt: skip
+        compare(report, f"release step, {penalty}", job, base, config, batches)
 
 
-def baseline_cases(report):
-    """The step of a baseline: sequences unevenly many on the devices, and on one of them none."""
+def compare(report, case, job, base, config, batches):
+    """Notes how far the drivers end from plain jit."""
+    plan, frozen, ends = job.plan(config), job.frozen(base), {}
+    step = make_release_step(plan)
+    for name, driver in DRIVERS.items():
+        run, state = driver(step), plan.init_state(list(job.adapters.values()), frozen)
+        values = []
+        for batch in batches:
+            state, metrics = run(state, frozen, batch)
+            limit_in_flight((state, metrics))
+            values.append(jax.device_get(metrics))
+        ends[name] = (jax.device_get(state.adapters), values)
+    for name in ("pmap", "shard_map"):
+        report[f"{name}, {case}"] = {"jit": distance(ends[name], ends["jit"])}
+
+
+def objective_cases(report):
+    """The step of losses that forget: sequences unevenly many on the devices, and on one of them none."""
     config = ModelConfig(
         family="llama", vocab_size=11, embed_dim=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
         ffn_dim=12, norm_eps=1e-5, rope_theta=100.0,
@@ -202,23 +215,18 @@ def baseline_cases(report):
         }
         for _ in range(3)
     ]
-    frozen = baselines.Given(base, *map(jnp.float32, (0.7, 0.5, 0.2)))
-    optimizers = {"sgd": optax.sgd(0.3), "sophia": baselines.make_baseline_optimizer("sophia", 3, 0.05, 0.1, 1.0)}
-    for method, kind in (("grad_diff", "sophia"), ("npo", "sgd"), ("simnpo", "sgd")):
-        optimizer = optimizers[kind]
-        step = baselines.make_baseline_step(config, optimizer, scale=2.0, method=method)
-        ends = {}
-        for name, driver in DRIVERS.items():
-            start = jax.tree.map(jnp.array, adapter)
-            run, state = driver(step), objective.TrainState(start, optimizer.init(start), jnp.zeros((), jnp.int32))
-            values = []
-            for batch in batches:
-                state, metrics = run(state, frozen, batch)
-                limit_in_flight((state, metrics))
-                values.append(jax.device_get(metrics))
-            ends[name] = (jax.device_get(state.adapters), values)
-        for name in ("pmap", "shard_map"):
-            report[f"{name}, baseline step, {method}"] = {"jit": distance(ends[name], ends["jit"])}
+    for objective, optimizer in (
+        ({"name": "grad_diff", "retain_weight": 0.7}, "sophia"),
+        ({"name": "npo", "retain_weight": 0.7, "beta": 0.5}, "sgd"),
+        ({"name": "simnpo", "retain_weight": 0.7, "beta": 0.5, "margin": 0.2}, "sgd"),
+    ):
+        made = OBJECTIVES.get(objective["name"])(**objective)
+        section = TrainConfig(steps=3, learning_rate=0.05 if optimizer == "sophia" else 0.3, weight_decay=0.1)
+        job = TrainJob(
+            {"forget": adapter}, {"forget": None, "retain": None}, section, 2.0, losses={"forget": made},
+            optimizer=optimizer,
+        )  # fmt: skip
+        compare(report, f"objective step, {made.name}", job, base, config, batches)
 
 
 if __name__ == "__main__":
@@ -226,5 +234,5 @@ if __name__ == "__main__":
     linear_cases(report["cases"])
     adapter_cases(report["cases"])
     release_cases(report["cases"])
-    baseline_cases(report["cases"])
+    objective_cases(report["cases"])
     print(json.dumps(report))

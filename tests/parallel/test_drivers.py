@@ -35,7 +35,7 @@ def test_all_drivers_give_the_same_parameters_on_four_devices():
     assert report["devices"] == 4
     assert {"jit", "pmap", "shard_map", "auto", "pmap on two", "shard_map on two"} <= report["cases"].keys()
     assert sum("release step" in case for case in report["cases"]) == 4
-    assert sum("baseline step" in case for case in report["cases"]) == 6
+    assert sum("objective step" in case for case in report["cases"]) == 6
     for case, distances in report["cases"].items():
         assert distances["jit"] <= 1e-6, f"{case}: {distances}"
         assert distances.get("numpy", 0.0) <= 1e-5, f"{case}: {distances}"

@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from rr_jax.lora.adapter import init_adapter
-from rr_jax.release.compose import RULES, Point, choose_eta, compose, ends_climb, merged_params
+from rr_jax.lora.adapter import init_adapter, scale_adapter
+from rr_jax.lora.algebra import add
+from rr_jax.release.compose import RULES, Point, choose_eta, ends_climb, merged_params
 from rr_jax.release.config import EtaConfig
+from rr_jax.release.objectives.negate import Negate
 from tests import tiny
 
 
@@ -17,7 +19,8 @@ def filled(seed):
 
 def test_composition_equals_the_dense_sum():
     params, first, forget, retain = tiny.params(), filled(1), filled(3), filled(5)
-    result = merged_params(params, compose(first, forget, 0.3, 2.0, [(retain, 0.5)]))
+    change = Negate().change({"forget": forget}, 0.3, 2.0)
+    result = merged_params(params, add(first, change, scale_adapter(retain, 0.5 * 2.0)))
     for name in ("q", "up"):
         dense = {k: np.asarray(v[name]["a"], np.float64) @ np.asarray(v[name]["b"], np.float64)
                  for k, v in {"d": first, "f": forget, "r": retain}.items()}  # fmt: skip
@@ -26,8 +29,8 @@ def test_composition_equals_the_dense_sum():
 
 
 def test_zero_strength_gives_the_base_weights_bit_for_bit():
-    params = tiny.params()
-    for same in (merged_params(params, None), merged_params(params, compose(None, filled(1), 0.0, 2.0))):
+    params, nothing = tiny.params(), Negate().change({"forget": filled(1)}, 0.0, 2.0)
+    for same in (merged_params(params, None), merged_params(params, nothing)):
         jax.tree.map(np.testing.assert_array_equal, params, same)
 
 

@@ -1,17 +1,22 @@
 """The training step against plain formulas, and the loop's promises."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rr_jax.lora.activations import dominant_directions
-from rr_jax.lora.adapter import init_adapter, scale_adapter, stack_adapters
+from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.lora.orthogonality import overlap_by_layer
 from rr_jax.models.decoder import forward
 from rr_jax.training.config import TrainConfig
-from rr_jax.training.loop import TrainingDiverged, train
-from rr_jax.training.step import Frozen, init_state, make_optimizer, make_step
+from rr_jax.training.constraint import Constraint, References
+from rr_jax.training.loop import TrainingDiverged, TrainJob
+from rr_jax.training.loop import train as train_job
+from rr_jax.training.optimizer import adamw, hyperparameters, make_schedule
+from rr_jax.training.step import compiled_step, make_step
 from tests import tiny
 
 TARGETS = ["q", "v", "down"]
@@ -20,6 +25,18 @@ SCALE = 2.0
 
 def adapters(count):
     return [init_adapter(jax.random.key(i), tiny.CONFIG, 3, TARGETS) for i in range(count)]
+
+
+def job(adapters, data, section, *, anchor=None, memory=None, directions=None, constant=False, log=None, **constraint):
+    """The adapters, each on the rows of its own name, under a constraint."""
+    return TrainJob(
+        adapters, data, section, SCALE, constraint=Constraint(**{"penalty": "none"} | constraint),
+        references=References(anchor, memory, directions), constant=constant, log=log,
+    )  # fmt: skip
+
+
+def train(adapters, params, data, section, *, watch=None, watch_after=(), **options):
+    return train_job(job(adapters, data, section, **options), params, tiny.CONFIG, watch=watch, watch_after=watch_after)
 
 
 def batch(*packed, size=8):
@@ -47,23 +64,23 @@ def reference_nll(params, packed, adapter, size=8):
 
 @pytest.mark.parametrize("strategy", ["vmap", "map"])
 def test_losses_of_a_stack_are_those_of_each_adapter_alone(strategy):
-    params, data, stack = tiny.params(), [tiny.rows(1), tiny.rows(2)], adapters(2)
-    step = make_step(
-        tiny.CONFIG, make_optimizer(10, 1e-2, 0.0, 1.0), scale=SCALE, penalty="normalized", strategy=strategy
-    )
-    state = init_state(stack_adapters(stack), make_optimizer(10, 1e-2, 0.0, 1.0))
-    _, metrics = jax.jit(step)(state, Frozen(params, None, jnp.float32(0.5)), batch(*data))
-    for j in range(2):
-        np.testing.assert_allclose(metrics["nll"][j], reference_nll(params, data[j], stack[j]), rtol=1e-5)
+    params, data, stack = tiny.params(), {"one": tiny.rows(1), "two": tiny.rows(2)}, adapters(2)
+    section = TrainConfig(steps=10, learning_rate=1e-2)
+    made = job(dict(zip(data, stack, strict=True)), data, section, penalty="normalized", penalty_weight=0.5)
+    plan, frozen = dataclasses.replace(made.plan(tiny.CONFIG), strategy=strategy), made.frozen(params)
+    _, metrics = jax.jit(make_step(plan))(plan.init_state(stack, frozen), frozen, batch(*data.values()))
+    for j, name in enumerate(data):
+        np.testing.assert_allclose(metrics["loss"][j], reference_nll(params, data[name], stack[j]), rtol=1e-5)
+        assert metrics["terms"][f"nll/{j}"] == metrics["loss"][j]
 
 
 def test_without_a_penalty_training_together_equals_training_apart():
     params, data, stack = tiny.params(), {"forget": tiny.rows(1), "retain": tiny.rows(2)}, adapters(2)
     section = TrainConfig(steps=5, batch_size=4, seq_len=16, learning_rate=1e-2)
     pair = dict(zip(data, stack, strict=True))
-    together = train(pair, params, data, tiny.CONFIG, section, scale=SCALE)
+    together = train(pair, params, data, section)
     for name in data:
-        alone = train({name: pair[name]}, params, {name: data[name]}, tiny.CONFIG, section, scale=SCALE)
+        alone = train({name: pair[name]}, params, {name: data[name]}, section)
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), together[name], alone[name])
 
 
@@ -74,55 +91,61 @@ def test_the_penalty_separates_the_adapters_and_the_loss_still_falls():
     for weight in (0.0, 5.0):
         lines = []
         train(
-            dict(zip(data, stack, strict=True)), params, data, tiny.CONFIG, section, scale=SCALE, penalty="normalized",
+            dict(zip(data, stack, strict=True)), params, data, section, penalty="normalized",
             penalty_weight=weight, log=lambda step, values, lines=lines: lines.append(values),
         )  # fmt: skip
-        overlaps[weight] = lines[-1]["orthogonality"]
+        overlaps[weight] = lines[-1]["penalty"]
         losses[weight] = lines[0]["nll/forget"] - lines[-1]["nll/forget"]
     assert overlaps[5.0] < 0.5 * overlaps[0.0]
     assert losses[5.0] > 0.05
 
 
 def test_an_anchor_holds_a_single_adapter_apart():
-    params, data, (free, anchor) = tiny.params(), {"after": tiny.rows(1)}, adapters(2)
+    params, data, (free, anchor) = tiny.params(), {"repair": tiny.rows(1)}, adapters(2)
     section = TrainConfig(steps=40, batch_size=8, seq_len=16, learning_rate=2e-2)
     last = {}
     for weight in (0.0, 5.0):
         train(
-            {"after": free}, params, data, tiny.CONFIG, section, scale=SCALE, penalty="normalized",
+            {"repair": free}, params, data, section, penalty="normalized",
             penalty_weight=weight, anchor=anchor, log=lambda step, values, w=weight: last.update({w: values}),
         )  # fmt: skip
-    assert last[5.0]["orthogonality"] < 0.5 * last[0.0]["orthogonality"]
+    assert last[5.0]["penalty"] < 0.5 * last[0.0]["penalty"]
 
 
-def test_changing_lambda_does_not_recompile():
-    step = jax.jit(make_step(tiny.CONFIG, make_optimizer(4, 1e-2, 0.0, 1.0), scale=SCALE, penalty="olora"))
-    state = init_state(stack_adapters(adapters(2)), make_optimizer(4, 1e-2, 0.0, 1.0))
-    rows = batch(tiny.rows(1), tiny.rows(2))
-    for weight in (0.0, 0.1, 3.0):
-        step(state, Frozen(tiny.params(), None, jnp.float32(weight)), rows)
-    assert step._cache_size() == 1
+def test_changing_numbers_does_not_recompile():
+    """Learning rate, decay, clip, scale and lambda are traced: a sweep over them compiles once."""
+    data, (one, other) = {"forget": tiny.rows(1), "retain": tiny.rows(2)}, adapters(2)
+    plans = []
+    for number, weight in ((1e-2, 0.1), (2e-2, 3.0)):
+        section = TrainConfig(steps=4, batch_size=4, seq_len=16, learning_rate=number, weight_decay=number, clip=number)
+        made = job({"forget": one, "retain": other}, data, section, penalty="olora", penalty_weight=weight)
+        made = dataclasses.replace(made, scale=weight)
+        train_job(made, tiny.params(), tiny.CONFIG, "jit")
+        plans.append(made.plan(tiny.CONFIG))
+    assert plans[0] == plans[1]
+    assert compiled_step(plans[0], "jit", 4)._cache_size() == 1
+
+
+def sizes_of_updates(section, schedule):
+    """Sizes of the updates of an even gradient, of which Adam takes the sign."""
+    optimizer, weights = adamw(hyperparameters(section, 1.0, 0.0), schedule), {"w": jnp.ones((1,))}
+    state, sizes = optimizer.init(weights), []
+    for _ in range(section.steps):
+        updates, state = optimizer.update({"w": jnp.ones((1,))}, state, weights)
+        sizes.append(float(-updates["w"][0]))
+    return sizes
 
 
 def test_the_schedule_warms_up_and_decays():
-    optimizer = make_optimizer(100, 1.0, 0.0, 1e9)
-    weights = {"w": jnp.ones((1,))}
-    state, sizes = optimizer.init(weights), []
-    for _ in range(100):
-        updates, state = optimizer.update({"w": jnp.ones((1,))}, state, weights)
-        sizes.append(float(-updates["w"][0]))
+    sizes = sizes_of_updates(TrainConfig(steps=100, learning_rate=1.0, clip=1e9), make_schedule(100))
     assert sizes[0] == 0.0
     assert np.argmax(sizes) in (10, 11)
     assert sizes[-1] < 0.12
 
 
 def test_a_constant_rate_makes_every_step_the_same_size():
-    optimizer = make_optimizer(100, 0.25, 0.0, 1e9, constant=True)
-    weights = {"w": jnp.ones((1,))}
-    state = optimizer.init(weights)
-    for _ in range(20):  # of an even gradient Adam takes its sign
-        updates, state = optimizer.update({"w": jnp.ones((1,))}, state, weights)
-        np.testing.assert_allclose(updates["w"], -0.25, rtol=1e-4)
+    sizes = sizes_of_updates(TrainConfig(steps=20, learning_rate=0.25, clip=1e9), lambda step: 1.0)
+    np.testing.assert_allclose(sizes, 0.25, rtol=1e-4)
 
 
 def test_what_is_watched_of_a_constant_training_is_what_a_shorter_one_ends_with():
@@ -131,7 +154,7 @@ def test_what_is_watched_of_a_constant_training_is_what_a_shorter_one_ends_with(
 
     def fit(steps, **options):
         section = TrainConfig(steps=steps, batch_size=4, seq_len=16, learning_rate=1e-2)
-        return train({"one": start}, params, data, tiny.CONFIG, section, scale=SCALE, **options)["one"]
+        return train({"one": start}, params, data, section, **options)["one"]
 
     last = fit(5, constant=True, watch=lambda step, found: seen.update({step: found["one"]}), watch_after=(2, 5))
     assert seen.keys() == {2, 5}
@@ -145,7 +168,7 @@ def test_a_loss_that_is_not_a_number_stops_with_its_step():
     params["final_norm"] = params["final_norm"] * jnp.nan
     section = TrainConfig(steps=3, batch_size=4, seq_len=16)
     with pytest.raises(TrainingDiverged, match="loss of the forget adapter is nan at step 1"):
-        train({"forget": adapters(1)[0]}, params, {"forget": tiny.rows(1)}, tiny.CONFIG, section, scale=SCALE)
+        train({"forget": adapters(1)[0]}, params, {"forget": tiny.rows(1)}, section)
 
 
 def read_by(adapter):
@@ -173,9 +196,7 @@ def test_hard_projections_hold_after_every_step_and_the_loss_still_falls():
             dict(zip(names, stack, strict=False)),
             params,
             {name: data[name] for name in names},
-            tiny.CONFIG,
             section,
-            scale=SCALE,
             log=lambda step, line: lines.append(line),
             watch=lambda step, members: seen.append(members),
             watch_after=(1, 12),
@@ -210,9 +231,7 @@ def test_a_projection_holds_from_the_first_step_on():
             {"forget": start, "retain": other},
             params,
             data,
-            tiny.CONFIG,
             TrainConfig(steps=1, batch_size=8, seq_len=16),
-            scale=SCALE,
             projection=projection,
             log=lambda step, line: norms.append(line["gradient_norm/forget"]),
         )
@@ -222,11 +241,11 @@ def test_a_projection_holds_from_the_first_step_on():
 
 @pytest.mark.parametrize(("key", "value"), [("penalty", "activations"), ("projection", "null_space")])
 def test_a_constraint_of_activations_without_any_is_refused(key, value):
-    constraint = {"penalty_weight": 1.0, key: value}
+    constraint = {key: value}
     section = TrainConfig(steps=1, batch_size=4, seq_len=16)
     with pytest.raises(ValueError, match=f"the {key} looks at activations, but no directions of them are given"):
         train(
-            {"forget": adapters(1)[0]}, tiny.params(), {"forget": tiny.rows(1)}, tiny.CONFIG, section, scale=SCALE,
+            {"forget": adapters(1)[0]}, tiny.params(), {"forget": tiny.rows(1)}, section,
             **constraint,
         )  # fmt: skip
 
@@ -243,8 +262,8 @@ def test_the_penalty_of_activations_acts_on_the_first_adapter():
         def log(step, line):
             lines.append(line)
 
-        train(pair, params, data, tiny.CONFIG, section, scale=SCALE, penalty_weight=weight, log=log, **constraint)
-        return lines[-1]["orthogonality"]
+        train(pair, params, data, section, penalty_weight=weight, log=log, **constraint)
+        return lines[-1]["penalty"]
 
     held = last(1.0, penalty="activations", directions=directions)
     assert held < 0.5 * last(0.0, penalty="activations", directions=directions)
@@ -258,7 +277,7 @@ def test_the_penalty_of_memory_turns_the_first_adapter_away_from_it_and_not_the_
     def overlaps(weight):
         pair = dict(zip(data, adapters(2), strict=True))
         trained = train(
-            pair, params, data, tiny.CONFIG, section, scale=SCALE, penalty="normalized", penalty_weight=weight,
+            pair, params, data, section, penalty="normalized", penalty_weight=weight,
             memory=earlier,
         )  # fmt: skip
         return {name: np.mean([*overlap_by_layer(member, earlier).values()]) for name, member in trained.items()}

@@ -39,7 +39,7 @@ def metrics_of(summary: dict[str, Any]) -> Row:
         name, metrics = summary["forget_metric"], selected["metrics"]
         before = summary["base"][name]
         row |= {
-            "forget_data": summary.get("forget_data") == "true" and _applied(first),
+            "true_data": summary.get("data") == "true" and _applied(first),
             "rounds": summary["selected_round"],
             "eta_forget": selected["eta_forget"],
             "forget": metrics[name],
@@ -61,14 +61,9 @@ def _applied(entry: dict[str, Any]) -> bool:
 
 
 def constraint_of(config: RunConfig) -> Row:
-    """What held the adapters apart in a run, and how strongly: "none" and 0 without a penalty, or for a baseline
-    without a retain adapter."""
-    apart = config.release.orthogonality
-    if config.release.is_baseline and config.release.retain.place == "none":
-        return {"constraint/kind": "none", "constraint/lambda": 0.0}
-    penalty = apart.penalty if apart.weight > 0 else "none"
-    kinds = [kind for kind in (penalty, apart.projection) if kind != "none"]
-    return {"constraint/kind": " + ".join(kinds) or "none", "constraint/lambda": apart.weight * (penalty != "none")}
+    """Returns what held the adapters apart in a run, and lambda: "none" and 0 where nothing did."""
+    kind, weight = config.release.orthogonality.label()
+    return {"constraint/kind": kind, "constraint/lambda": weight}
 
 
 def resistance(folder: Path, summary: dict[str, Any]) -> Row:

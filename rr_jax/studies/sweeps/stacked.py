@@ -4,6 +4,7 @@ Every run keeps its folder, its log and its checkpoints, and goes on by itself a
 right there. Knows runs and their stages; never why there are several.
 """
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -13,18 +14,21 @@ from pathlib import Path
 from rr_jax.runs.checkpoint import Checkpoints, stage_number
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import differing_keys
-from rr_jax.runs.context import Context, base_stage, reveal_stage
+from rr_jax.runs.context import Context
 from rr_jax.runs.folder import note_seconds
 from rr_jax.runs.loop import Progress, load_model, open_run, saved_or_computed
-from rr_jax.runs.release_stages import Training, begin_training, end_training
 from rr_jax.runs.reuse import needed_stages, stage_key, stage_path, without
+from rr_jax.runs.stages.base import base_stage
+from rr_jax.runs.stages.reveal import reveal_stage
+from rr_jax.runs.stages.train import Prepared, finish_training, prepare_training
 from rr_jax.tasks.base import Revealed
-from rr_jax.training.loop import Log
-from rr_jax.training.stacked import Member, train_many
+from rr_jax.training.stacked import train_stacked
 
 # What may differ between the members of a stack: it decides about rows, orders and numbers, never about what is compiled.
 PER_MEMBER = (
-    "seed", "task", "reveal", "privacy", "release.pairing", "release.retain.examples", "release.orthogonality.weight"
+    "seed", "task", "reveal", "privacy", "release.data", "release.examples", "release.pairing", "release.retain.examples",
+    "release.orthogonality.penalty_weight", "release.train.learning_rate", "release.train.weight_decay",
+    "release.train.clip", "release.adapter.alpha",
 )  # fmt: skip
 
 
@@ -38,18 +42,21 @@ def stacks(configs: Sequence[RunConfig]) -> tuple[list[list[int]], list[str]]:
     groups: dict[str, dict[str, int]] = {}  # what is compiled -> what is trained -> the first run that asks for it
     for place, config in enumerate(configs):
         needed = needed_stages(config)
-        ours = not config.release.is_baseline and "reveal" in needed and "train" in needed
-        if ours and not stage_path(Path(config.out), "train").exists():
+        rows_kept = "reveal" in needed or not config.release.source.reveals
+        trains = "train" in needed and rows_kept and config.release.objective.stacks
+        if trains and not stage_path(Path(config.out), "train").exists():
             key = stage_key(config, "train")
-            groups.setdefault(_compiled_key(key), {}).setdefault(key, place)
+            groups.setdefault(_compiled_key(config, key), {}).setdefault(key, place)
     keys = [json.loads(key) for key in groups]
     differing = sorted({name for other in keys[1:] for name in differing_keys(keys[0], other)})
     return [list(group.values()) for group in groups.values() if len(group) > 1], differing
 
 
-def _compiled_key(train_key: str) -> str:
+def _compiled_key(config: RunConfig, train_key: str) -> str:
     """Of what the train stage reads, what makes it another step."""
-    return json.dumps(without(json.loads(train_key), PER_MEMBER), sort_keys=True)
+    tree = without(json.loads(train_key), PER_MEMBER)
+    tree["release"]["objective"] = config.release.objective.static().model_dump(mode="json")
+    return json.dumps(tree, sort_keys=True)
 
 
 def train_together(
@@ -61,25 +68,29 @@ def train_together(
 
     Args:
       configs: of the runs.
-      strategy: as for `train_many`.
+      strategy: as for `train_stacked`.
       siblings, progress: as for `rounds.run`.
 
     Raises:
       ValueError: as `rounds.run`.
     """
     lm = load_model(configs[0], progress)
-    kept: list[tuple[Context, Training, float]] = []
+    kept: list[tuple[Context, Prepared, float]] = []
     for config in configs:
         with open_run(config, progress, siblings, lm) as (context, checkpoints):
             stage = saved_or_computed(context, checkpoints)
             stage(0, "base", partial(base_stage, context))
-            found = stage(1, "reveal", partial(reveal_stage, context, 1, None)).meta
-            revealed = [Revealed(**item) for item in found["revealed"]]
-            if len(revealed) < config.reveal.collect.min_size or stage_number(1, "train") in checkpoints.saved():
+            revealed: list[Revealed] = []
+            if config.release.source.reveals:
+                found = stage(1, "reveal", partial(reveal_stage, context, 1, None)).meta
+                revealed = [Revealed(**item) for item in found["revealed"]]
+                if len(revealed) < config.reveal.collect.min_size:
+                    continue
+            if stage_number(1, "train") in checkpoints.saved():
                 continue
             start = time.perf_counter()
-            training = begin_training(context, 1, lm.params, revealed)
-            kept.append((context, training, time.perf_counter() - start))
+            prepared = prepare_training(context, 1, lm.params, revealed)
+            kept.append((context, prepared, time.perf_counter() - start))
     if not kept:
         return 0
     context = kept[0][0]
@@ -91,23 +102,15 @@ def train_together(
             progress(f"training the adapters of {of} runs", step, release.train.steps)
 
     start = time.perf_counter()
-    trained = train_many(
-        [_member(of_run, one, partial(log, of_run)) for of_run, one, _ in kept],
-        lm.params,
-        lm.config,
-        release.train,
-        scale=context.scale,
-        penalty=release.orthogonality.penalty,
-        projection=release.orthogonality.projection,
-        strategy=strategy,
-        mode=context.config.parallel.mode,
-    )
+    jobs = [dataclasses.replace(prepared.job, log=partial(log, of_run)) for of_run, prepared, _ in kept]
+    mode = context.config.parallel.mode
+    trained = train_stacked(jobs, lm.params, lm.config, strategy=strategy, mode=mode)
     share = (time.perf_counter() - start) / of
-    for (context, training, before), adapters in zip(kept, trained, strict=True):
+    for (context, prepared, before), adapters in zip(kept, trained, strict=True):
         if adapters is None:
             continue
         start = time.perf_counter()
-        result = end_training(context, 1, lm.params, training, adapters)
+        result = finish_training(context, 1, lm.params, prepared, adapters)
         checkpoints = Checkpoints(context.folder / "checkpoints")
         try:
             checkpoints.save(stage_number(1, "train"), result)
@@ -115,8 +118,3 @@ def train_together(
             checkpoints.close()
         note_seconds(context.folder, "round 1, train", before + share + time.perf_counter() - start)
     return of
-
-
-def _member(context: Context, training: Training, log: Log) -> Member:
-    weight = context.config.release.orthogonality.weight
-    return Member(training.adapters, training.data, weight, training.seed, log, training.directions)

@@ -9,7 +9,7 @@ from scipy import stats
 Row = dict[str, Any]
 ALWAYS = ("best_score", "collected_relevance", "forget_share", "worst_retention")  # shown of a single combination too
 MEANINGS = {  # of columns whose names do not say it
-    "forget_data": "whether true forget data was given",
+    "true_data": "whether true forget data was given",
     "rounds": "the selected round, 0 for the base model, which also counts where no strength kept within the budgets, or "
     "none that did forgot more",
     "forget_share": "forget metric as a share of the base's, test data",

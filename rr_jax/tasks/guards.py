@@ -1,4 +1,6 @@
-"""A baseline that changes no weight: every answer is watched, and one that belongs to the target is not given.
+"""Guards: what stands between a model and who asks it, and changes no weight. Any run can be measured behind one.
+
+The watcher reads every answer, and one that belongs to the target is not given.
 
 After "Agents Are All You Need for LLM Unlearning" (ALU, Sanyal and Mandal, COLM 2025): a critic rates rewritten answers
 from 1 to 5, the best few are kept, and where those are too bad on average a refusal is given. Like it, not it: the roles
@@ -7,7 +9,7 @@ another draw of the same model, and the best rewrite is taken as it is, not merg
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,14 +20,15 @@ from rr_jax.generation.sampling import Sampling, make_sampling
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.decoder import Params
 from rr_jax.models.hub import LanguageModel
+from rr_jax.registry import Registry
 from rr_jax.tasks.base import Reading, Task
 
 REWRITES, KEPT, LEAST = 5, 3, 4.0  # ALU's: answers drawn anew, the best of them looked at, and their least mean rating
 REFUSAL = " I cannot say."
 
 
-def watched(task: Task, lm: LanguageModel) -> LanguageModel:
-    """The same weights, behind a watcher that knows the target by the task's oracle."""
+def oracle_watcher(task: Task, lm: LanguageModel) -> LanguageModel:
+    """Returns the same weights behind a watcher that knows the target by the task's oracle."""
     return dataclasses.replace(lm, decode=Watcher(task, lm.tokenizer))
 
 
@@ -99,3 +102,7 @@ class Watcher:
 def _anew(keys: jax.Array, number: int) -> jax.Array:
     """[B] keys of a rewrite."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number + 1)
+
+
+Guard = Callable[[Task, LanguageModel], LanguageModel]
+GUARDS: Registry[Guard] = Registry("guard", {"oracle_watcher": f"{__name__}:oracle_watcher"})

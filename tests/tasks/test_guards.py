@@ -8,11 +8,12 @@ import pytest
 from rr_jax.generation.stream import stream_text
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import save
-from rr_jax.release import alu
-from rr_jax.release.alu import REFUSAL, REWRITES, watched
+from rr_jax.tasks import guards
 from rr_jax.tasks.base import Reading
+from rr_jax.tasks.guards import GUARDS, REFUSAL, REWRITES
 from tests import tiny
 
+watched = GUARDS.get("oracle_watcher")
 PROMPTS = [f"{first}{second} " for first in "abcd" for second in "qrst"]
 LETTERS = "eTNP5"  # in many of the texts this model writes, not in all
 ASKED = {"max_new_tokens": 14, "temperature": 1.0, "seed": 3}
@@ -63,13 +64,13 @@ def test_an_answer_with_the_target_is_drawn_anew_or_refused(plain):
 
 def test_the_best_rewrite_is_given_where_the_best_three_are_good_on_average_and_else_a_refusal(plain, monkeypatch):
     """Ratings of every draw that was made, by a formula of its own, against what was given."""
-    weight, drawn, draw = 0.25, [], alu.generate_tokens  # each letter costs one point of five
+    weight, drawn, draw = 0.25, [], guards.generate_tokens  # each letter costs one point of five
 
     def note(*args, **kwargs):
         drawn.append(jax.device_get(draw(*args, **kwargs)))
         return drawn[-1]
 
-    monkeypatch.setattr(alu, "generate_tokens", note)
+    monkeypatch.setattr(guards, "generate_tokens", note)
     lm = watched(oracle(letters=LETTERS, weight=weight), tiny.model())
     given = generate(lm, PROMPTS, **ASKED)
 

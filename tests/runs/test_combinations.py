@@ -5,10 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from rr_jax.release.baselines import with_strength
 
 from rr_jax.data.packing import Example
 from rr_jax.models.hub import save
-from rr_jax.release.baselines import with_strength
 from rr_jax.runs import baseline_stages
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.checkpoint import Checkpoints

@@ -1,0 +1,189 @@
+"""The compose stage: goes up a grid of strengths on validation data, repairs where asked to, and chooses one."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from rr_jax.data.packing import Packed
+from rr_jax.dynamics.interference import Layers, layer_values, overlaps
+from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.lora.adapter import scale_adapter
+from rr_jax.lora.algebra import add, merge_error
+from rr_jax.models.decoder import Adapter
+from rr_jax.random import derive_seed
+from rr_jax.release.compose import Point, choose_eta, ends_climb
+from rr_jax.release.objectives.base import FORGET, RETAIN
+from rr_jax.runs.checkpoint import Stage, Tree
+from rr_jax.runs.context import Context
+from rr_jax.runs.stages.measure import measure
+from rr_jax.runs.stages.rows import held_out_rows, new_adapter, retain_rows
+from rr_jax.tasks.base import retention
+from rr_jax.training.constraint import References
+from rr_jax.training.loop import TrainJob, train
+
+REPAIR = "repair"
+
+
+class Composed(NamedTuple):
+    """What a pair of strengths makes of the weights.
+
+    Attributes:
+      arrays: what the stage would leave behind, "deltas" among them, and "repair" where there is one.
+      layers: overlap of the forget adapter with the repair adapter.
+    """
+
+    arrays: Tree
+    layers: Layers
+
+
+class Outcome(NamedTuple):
+    """A pair of strengths, measured on validation data."""
+
+    point: Point
+    composed: Composed
+    metrics: dict[str, float]
+
+
+def compose_stage(
+    context: Context, round_index: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, float]
+) -> Stage:
+    """Returns the deltas with the forget adapter applied and retain adapters added, at strengths chosen on validation data.
+
+    The grid is left early by `ends_climb`.
+    """
+    config, eta = context.config, context.config.release.eta
+    build = _builder(context, round_index, deltas, trained.arrays)
+    held_out = held_out_rows(context)
+    added = sorted(eta.retain) if config.release.place.adds else [0.0]
+    outcomes: list[Outcome] = []
+    for eta_forget in sorted(eta.forget):
+        for eta_retain in added:
+            composed = build(eta_forget, eta_retain)
+            name = f"eta {eta_forget:g}" + (f" and {eta_retain:g}" if len(added) > 1 else "")
+            note = f"round {round_index}, {name}"
+            outcome = _measured(context, composed, eta_forget, eta_retain, base_metrics, held_out, note)
+            outcomes.append(outcome)
+            values = {key: value for key, value in outcome.point._asdict().items() if key != "retention"}
+            context.log(round_index, "compose", len(outcomes), values)
+        if ends_climb([outcome.point for outcome in outcomes[-len(added) :]], eta):
+            break
+    return _chosen(context, round_index, deltas, outcomes, base_metrics, held_out)
+
+
+def _builder(context: Context, round_index: int, deltas: Adapter | None, trained: dict[str, Adapter]) -> Any:
+    """Returns a function of both strengths that composes, and repairs once for all strengths of one repair."""
+    release, scale = context.config.release, context.scale
+
+    def changed(eta_forget: float, eta_beside: float) -> Adapter:
+        parts = [] if deltas is None else [deltas]
+        parts.append(release.objective.change(trained, eta_forget, scale))
+        if release.place.adds_beside:
+            parts.append(scale_adapter(trained[RETAIN], eta_beside * scale))
+        return add(*parts)
+
+    @lru_cache(maxsize=1)  # several strengths of one repair follow each other
+    def repaired(eta_forget: float, eta_beside: float) -> Adapter:
+        return repair(context, round_index, changed(eta_forget, eta_beside), trained[FORGET], eta_forget)
+
+    def build(eta_forget: float, eta_retain: float) -> Composed:
+        whole = changed(eta_forget, eta_retain)
+        if not release.place.repairs:
+            return Composed({"deltas": whole}, {})
+        adapter = repaired(eta_forget, eta_retain if release.place.adds_beside else 0.0)
+        whole = add(whole, scale_adapter(adapter, eta_retain * scale))
+        return Composed({"deltas": whole, REPAIR: adapter}, overlaps(trained[FORGET], adapter))
+
+    return build
+
+
+def repair(context: Context, round_index: int, changed: Adapter, forget: Adapter, eta_forget: float) -> Adapter:
+    """Returns a retain adapter trained on the changed weights and held apart from the forget adapter.
+
+    So it repairs what was damaged without going back along what was forgotten. What looks at activations concerns what
+    the forget adapter reads, and nothing here.
+    """
+    release = context.config.release
+    section = release.retain.repair
+
+    def log(step: int, values: dict[str, float]) -> None:
+        found = {f"{REPAIR}/{name}": value for name, value in values.items()}
+        context.log(round_index, "compose", step, {"eta_forget": eta_forget} | found)
+        context.progress(f"round {round_index}: repairing", step, section.steps)
+
+    job = TrainJob(
+        adapters={REPAIR: new_adapter(context, "after", round_index)},
+        rows={REPAIR: retain_rows(context, round_index, section)},
+        section=section,
+        scale=context.scale,
+        constraint=release.orthogonality.of_pairs(),
+        references=References(anchor=forget),
+        seed=derive_seed(context.config.seed, "release/after", round_index),
+        log=log,
+    )
+    params = context.model(changed).params
+    return train(job, params, context.base.config, context.config.parallel.mode)[REPAIR]
+
+
+def _measured(
+    context: Context,
+    composed: Composed,
+    eta_forget: float,
+    eta_retain: float,
+    base_metrics: dict[str, float],
+    held_out: Packed,
+    note: str,
+) -> Outcome:
+    task, model = context.task, context.model(composed.arrays["deltas"])  # merged once
+    metrics, _ = measure(context, model, "valid", note)
+    kept = retention(task, metrics, base_metrics)
+    point = Point(
+        eta_forget=eta_forget,
+        eta_retain=eta_retain,
+        forget=metrics[task.forget_metric],
+        utility=min(kept.values()),
+        degenerate=metrics[task.degenerate_metric] - base_metrics[task.degenerate_metric],
+        retain_nll=mean_nll(model.params, held_out, context.base.config),
+        retention=kept,
+    )
+    return Outcome(point, composed, metrics)
+
+
+def _chosen(
+    context: Context,
+    round_index: int,
+    deltas: Adapter | None,
+    outcomes: list[Outcome],
+    base_metrics: dict[str, float],
+    held_out: Packed,
+) -> Stage:
+    """The stage of the outcome that the rule picks; of the weights as they were where none is within the budgets."""
+    config, task, eta = context.config, context.task, context.config.release.eta
+    points = [outcome.point for outcome in outcomes]
+    point, reason = choose_eta(points, eta, base_metrics[task.forget_metric])
+    meta: dict[str, Any] = {
+        "trade_off": [
+            one._asdict() | {"within_budget": one.within(eta.utility_budget, eta.degenerate_budget)} for one in points
+        ],
+        "eta_forget": 0.0 if point is None else point.eta_forget,
+        "eta_retain": 0.0 if point is None else point.eta_retain,
+        "rule": {"name": eta.rule, "fallback": reason},
+        "base_retain_nll": mean_nll(context.base.params, held_out, context.base.config),
+        "accepted": point is not None,
+    }
+    if point is None:
+        return Stage({} if deltas is None else {"deltas": deltas}, meta | {"validation": None})
+    _, composed, metrics = outcomes[points.index(point)]
+    cost = cost_of(point, meta["base_retain_nll"], base_metrics[task.forget_metric])
+    values = layer_values(composed.layers) | {f"interference/{name}": value for name, value in cost.items()}
+    if config.dtype == "bfloat16":
+        error = merge_error(context.base.params, composed.arrays["deltas"])
+        meta["merge_error"] = {name: float(found.max()) for name, found in error.items()}
+        values |= {f"merge_error/{module}": value for module, value in meta["merge_error"].items()}
+    context.log(round_index, "compose", len(points), values)
+    return Stage(composed.arrays, meta | {"validation": metrics, "cost": cost, "layers": composed.layers})
+
+
+def cost_of(point: Point, base_retain_nll: float, base_forget: float) -> dict[str, float]:
+    """Returns what a strength costs of held-out texts to keep, nats a token, also per unit that the forget metric came
+    down."""
+    increase, gone = point.retain_nll - base_retain_nll, base_forget - point.forget
+    return {"retain_loss_increase": increase} | ({"per_forgetting": increase / gone} if gone > 0 else {})
