@@ -11,6 +11,7 @@ from typing import Any
 
 from rr_jax.data.packing import Example, Packed
 from rr_jax.dynamics.interference import Layers, overlaps
+from rr_jax.evaluate.metric import Metric
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add
@@ -107,7 +108,7 @@ def train_stage(
 
 
 def compose_stage(
-    context: Context, round_index: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, float]
+    context: Context, round_index: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, Metric]
 ) -> Stage:
     """The baseline applied with a strength chosen on validation data; repaired after that if asked to."""
     release = context.config.release
@@ -132,7 +133,11 @@ def compose_stage(
 
 
 def measure_stage(
-    context: Context, round_index: int, deltas: Adapter | None, revealed: list[Revealed], base_metrics: dict[str, float]
+    context: Context,
+    round_index: int,
+    deltas: Adapter | None,
+    revealed: list[Revealed],
+    base_metrics: dict[str, Metric],
 ) -> Stage:
     """The baseline's model on test data."""
     return measure_on(context, round_index, deltas, training_rows(context, round_index, revealed), base_metrics)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rr_jax.evaluate.metric import Metric, to_plain, values_of
 from rr_jax.models.decoder import Adapter
 from rr_jax.models.encoders.hub import Encoder
 from rr_jax.models.hub import LanguageModel
@@ -24,6 +25,7 @@ from rr_jax.runs.checkpoint import Stage
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.folder import append_lines, read_lines, sha256, write_lines, write_revealed
 from rr_jax.tasks.base import Split, Task
+from rr_jax.tasks.evaluation import evaluate_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +57,12 @@ def released_model(config: RunConfig, task: Task, base: LanguageModel, deltas: A
     return watched(task, lm) if deltas is not None and config.release.method == "alu_like" else lm
 
 
-def measure(context: Context, deltas: Adapter | None, split: Split, note: str) -> tuple[dict[str, float], list[Any]]:
+def measure(context: Context, deltas: Adapter | None, split: Split, note: str) -> tuple[dict[str, Metric], list[Any]]:
     """Metrics and samples of W0 + deltas on a split."""
     size = context.config.evaluate.test if split == "test" else context.config.evaluate.validation
     context.progress(f"{note}: measuring on {split} data", 0, 1)
     model = context.model(deltas)
-    result = context.task.evaluate(model, split, size, base=context.base)
+    result = evaluate_task(context.task, model, split, size, base=context.base)
     context.progress(f"{note}: measuring on {split} data", 1, 1)
     cost = model.decode.cost() if isinstance(model.decode, Watcher) else {}
     return result.metrics | cost, result.samples
@@ -71,8 +73,8 @@ def base_stage(context: Context) -> Stage:
     validation, _ = measure(context, None, "valid", "base")
     test, samples = measure(context, None, "test", "base")
     write_lines(context.folder / "samples" / "base.jsonl", samples)
-    context.log(0, "base", 0, test)
-    return Stage({}, {"validation": validation, "test": test})
+    context.log(0, "base", 0, values_of(test))
+    return Stage({}, {"validation": to_plain(validation), "test": to_plain(test)})
 
 
 def reveal_stage(context: Context, round_index: int, deltas: Adapter | None) -> Stage:
@@ -119,7 +121,7 @@ def reveal_stage(context: Context, round_index: int, deltas: Adapter | None) -> 
             "revealed": [vars(item) for item in collected.revealed],
             "left_out": collected.reasons(),
             "collected_relevance": collected.relevance(),
-            "told": sorted(disclosed_facts(task, collected.revealed)),
+            "disclosed": sorted(disclosed_facts(task, collected.revealed)),
         },
     )
 

@@ -21,6 +21,7 @@ from rr_jax.dynamics.interference import (
     readings,
     sizes,
 )
+from rr_jax.evaluate.metric import Metric, to_plain, values_of
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.lora.activations import Directions, dominant_directions
 from rr_jax.lora.adapter import init_adapter, scale_adapter
@@ -183,7 +184,7 @@ def _retain_directions(context: Context, params: Params, retain: Packed) -> dict
 
 
 def compose_stage(
-    context: Context, round_index: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, float]
+    context: Context, round_index: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, Metric]
 ) -> Stage:
     """The forget adapter subtracted and the retain adapter added, with strengths chosen on validation data; heals after
     each subtraction if asked to."""
@@ -212,7 +213,7 @@ def choose_strength(
     context: Context,
     round_index: int,
     deltas: Adapter | None,
-    base_metrics: dict[str, float],
+    base_metrics: dict[str, Metric],
     build: Callable[[float, float], tuple[Tree, Layers]],
     grid: Sequence[float],
 ) -> Stage:
@@ -225,7 +226,7 @@ def choose_strength(
     eta, model_config = config.release.eta, context.base.config
     added_strengths = [0.0] if config.release.retain.place in ("anchor", "none") else sorted(eta.retain)
     points: list[Point] = []
-    outcomes: list[tuple[Tree, dict[str, float], Layers]] = []
+    outcomes: list[tuple[Tree, dict[str, Metric], Layers]] = []
     for eta_forget in sorted(grid):
         for eta_retain in added_strengths:
             arrays, layers = build(eta_forget, eta_retain)
@@ -235,9 +236,9 @@ def choose_strength(
             point = Point(
                 eta_forget=eta_forget,
                 eta_retain=eta_retain,
-                forget=metrics[task.forget_metric],
+                forget=metrics[task.forget_metric].value,
                 utility=min(kept.values()),
-                degenerate=metrics[task.degenerate_metric] - base_metrics[task.degenerate_metric],
+                degenerate=metrics[task.degenerate_metric].value - base_metrics[task.degenerate_metric].value,
                 retain_nll=mean_nll(context.model(arrays["deltas"]).params, held_out, model_config),
                 retention=kept,
             )
@@ -247,11 +248,13 @@ def choose_strength(
             context.log(round_index, "compose", len(points), values)
         if ends_climb(points[-len(added_strengths) :], eta):
             break
-    chosen, reason = choose_eta(points, eta, base_metrics[task.forget_metric])
+    chosen, reason = choose_eta(points, eta, base_metrics[task.forget_metric].value)
     meta: dict[str, Any] = {
         "trade_off": [
-            point._asdict() | {"within_budget": point.within(eta.utility_budget, eta.degenerate_budget)}
-            for point in points
+            point._asdict()
+            | {"forget": to_plain(found)[task.forget_metric]}
+            | {"within_budget": point.within(eta.utility_budget, eta.degenerate_budget)}
+            for point, (_, found, _) in zip(points, outcomes, strict=True)
         ],
         "eta_forget": 0.0 if chosen is None else chosen.eta_forget,
         "eta_retain": 0.0 if chosen is None else chosen.eta_retain,
@@ -262,14 +265,14 @@ def choose_strength(
     if chosen is None:
         return Stage({} if deltas is None else {"deltas": deltas}, meta | {"validation": None})
     arrays, metrics, layers = outcomes[points.index(chosen)]
-    cost = cost_of(chosen, meta["base_retain_nll"], base_metrics[task.forget_metric])
+    cost = cost_of(chosen, meta["base_retain_nll"], base_metrics[task.forget_metric].value)
     values = layer_values(layers) | {f"interference/{name}": value for name, value in cost.items()}
     if config.dtype == "bfloat16":
         lost = {name: float(found.max()) for name, found in merge_error(context.base.params, arrays["deltas"]).items()}
         values |= {f"merge_error/{module}": value for module, value in lost.items()}
         meta["merge_error"] = lost
     context.log(round_index, "compose", len(points), values)
-    return Stage(arrays, meta | {"validation": metrics, "cost": cost, "layers": layers})
+    return Stage(arrays, meta | {"validation": to_plain(metrics), "cost": cost, "layers": layers})
 
 
 def cost_of(point: Point, base_retain_nll: float, base_forget: float) -> dict[str, float]:
@@ -309,7 +312,11 @@ def heal(context: Context, round_index: int, composed: Adapter, forget: Adapter,
 
 
 def measure_stage(
-    context: Context, round_index: int, deltas: Adapter | None, revealed: list[Revealed], base_metrics: dict[str, float]
+    context: Context,
+    round_index: int,
+    deltas: Adapter | None,
+    revealed: list[Revealed],
+    base_metrics: dict[str, Metric],
 ) -> Stage:
     """The model of the round on test data."""
     rows = forget_rows(context, round_index, revealed, context.config.release.pairing)
@@ -317,7 +324,7 @@ def measure_stage(
 
 
 def measure_on(
-    context: Context, round_index: int, deltas: Adapter | None, rows: Packed | None, base_metrics: dict[str, float]
+    context: Context, round_index: int, deltas: Adapter | None, rows: Packed | None, base_metrics: dict[str, Metric]
 ) -> Stage:
     """The model of the round on test data, and its loss on the rows that the forget adapter was trained on, if any."""
     metrics, samples = measure(context, deltas, "test", f"round {round_index}")
@@ -325,11 +332,11 @@ def measure_on(
     loss = {}
     if rows is not None:
         loss["training_prompt_subtracted"] = mean_nll(context.model(deltas).params, rows, context.base.config)
-    context.log(round_index, "measure", 0, metrics)
+    context.log(round_index, "measure", 0, values_of(metrics))
     return Stage(
         {},
         {
-            "metrics": metrics,
+            "metrics": to_plain(metrics),
             "retention": retention(context.task, metrics, base_metrics),
             "loss": loss,
         },

@@ -15,9 +15,10 @@ from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import differing_keys
 from rr_jax.runs.context import Context, base_stage, reveal_stage
 from rr_jax.runs.folder import note_seconds
-from rr_jax.runs.loop import Progress, load_model, open_run, saved_or_computed
+from rr_jax.runs.loop import Progress, load_model, open_run
 from rr_jax.runs.release_stages import Training, begin_training, end_training
 from rr_jax.runs.reuse import needed_stages, stage_key, stage_path, without
+from rr_jax.runs.rounds import saved_or_computed
 from rr_jax.tasks.base import Revealed
 from rr_jax.training.loop import Log
 from rr_jax.training.stacked import Member, train_many
