@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from rr_jax.models.decoder import forward
     from rr_jax.models.hub import LanguageModel, Progress, Shardings, save
     from rr_jax.runs.loop import load_round, run
+    from rr_jax.runs.saved import load_run
 
 # That there is no torch is as it should be here; transformers says so once, when it is first imported. Everything else
 # that it has to say comes through.
 logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not found" not in str(record.msg))
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "__version__", "forward", "generate", "load", "load_round", "run", "save"]
+__all__ = ["LanguageModel", "__version__", "forward", "generate", "load", "load_round", "load_run", "run", "save"]
 _HOMES = {
     "LanguageModel": "rr_jax.models.hub",
-    "forward": "rr_jax.models.transformer",
+    "forward": "rr_jax.models.decoder",
     "generate": "rr_jax.generation.text",
     "load_round": "rr_jax.runs.loop",
+    "load_run": "rr_jax.runs.saved",
     "run": "rr_jax.runs.loop",
     "save": "rr_jax.models.hub",
 }

@@ -151,13 +151,18 @@ def evaluate(
     attacks: Annotated[
         bool, typer.Option("--attacks", help="Try to bring back what was forgotten; writes attacks.json.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines instead of a table.")] = False,
     debug: Debug = False,
 ) -> None:
     """All metrics of any round's model on test data; with --attacks, what comes back when it is attacked."""
     import json
 
+    from rr_jax.evaluate.metric import to_plain
+    from rr_jax.reporting.page import attacks_table, metrics_table
     from rr_jax.runs.context import released_model
     from rr_jax.runs.loop import load_deltas, load_model
+    from rr_jax.runs.results import RunSummary
+    from rr_jax.tasks.evaluation import evaluate_task
     from rr_jax.tasks.registry import make_task
 
     if attacks:
@@ -165,7 +170,8 @@ def evaluate(
 
         with _Display() as display:
             found = attack(folder, round_index, progress=display)
-        console.print(json.dumps(found, indent=2, ensure_ascii=False))
+        plain = json.dumps(found.plain(), indent=2, ensure_ascii=False)
+        console.print(plain if as_json else attacks_table(found))
         return
     with _Display() as display:
         deltas, config, number = load_deltas(folder, round_index)
@@ -176,8 +182,12 @@ def evaluate(
 
         task = make_task(config.task, base.tokenizer, config.seed)
         lm = released_model(config, task, base, deltas)
-        result = task.evaluate(lm, "test", config.evaluate.test, base=base, progress=note)
-    console.print(json.dumps({"round": number, "metrics": result.metrics}, indent=2))
+        result = evaluate_task(task, lm, "test", config.evaluate.test, base=base, progress=note)
+    if as_json:
+        console.print(json.dumps({"round": number, "metrics": to_plain(result.metrics)}, indent=2))
+        return
+    known = number > 0 and (folder / RunSummary.FILE).exists()
+    console.print(metrics_table(result.metrics, RunSummary.read(folder).base if known else {}))
 
 
 @app.command()

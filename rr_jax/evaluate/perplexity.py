@@ -7,14 +7,24 @@ with word perplexity. Knows packed rows, never texts or tokenizers.
 import math
 
 import jax
+import numpy as np
 
 from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
+from rr_jax.evaluate.metric import Metric, ratio_of
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.decoder import Adapter, Params
-from rr_jax.models.loss import token_nll
+from rr_jax.models.loss import Batch, segment_nll, token_nll
 
 _batch_nll = jax.jit(token_nll)  # the config is a static pytree: one compilation for each model and batch shape
+
+
+@jax.jit
+def _batch_and_segments(
+    params: Params, batch: Batch, config: ModelConfig, adapters: Adapter | None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    whole = token_nll(params, batch, config, adapters=adapters)
+    return *whole, *segment_nll(params, batch, config, adapters=adapters)
 
 
 def mean_nll(
@@ -31,6 +41,29 @@ def mean_nll(
     for batch in in_order(packed, batch_size):
         batch_total, batch_weight = jax.device_get(_batch_nll(params, batch, config, adapters=adapters))
         total, weight = total + float(batch_total), weight + float(batch_weight)
+    return _mean(total, weight, packed)
+
+
+def nll_metric(
+    params: Params, packed: Packed, config: ModelConfig, *, adapters: Adapter | None = None, batch_size: int = 8
+) -> Metric:
+    """Returns `mean_nll` with its standard error over texts, the packed segments that have a weighted token.
+
+    Args, Raises: as `mean_nll`.
+    """
+    total, weight = 0.0, 0.0
+    sums, weights = [], []
+    for batch in in_order(packed, batch_size):
+        found = jax.device_get(_batch_and_segments(params, batch, config, adapters))
+        total, weight = total + float(found[0]), weight + float(found[1])
+        counted = found[3] > 0
+        sums.append(found[2][counted])
+        weights.append(found[3][counted])
+    value = _mean(total, weight, packed)
+    return ratio_of(np.concatenate(sums).tolist(), np.concatenate(weights).tolist(), value=value)
+
+
+def _mean(total: float, weight: float, packed: Packed) -> float:
     if weight <= 0.0:
         raise ValueError(f"the {len(packed.tokens)} rows have no weighted token, expected at least one")
     return total / weight

@@ -14,43 +14,82 @@ from typing import Any
 import jinja2
 import yaml
 
+from rr_jax.evaluate.metric import Metric
+from rr_jax.release.data import FORGET_DATA
 from rr_jax.reporting.attacks import ATTACKS, attacks_view
-from rr_jax.reporting.rounds import measured, progress_plots, recall_plots, recall_view, round_view
+from rr_jax.reporting.rounds import progress_plots, recall_plots, recall_view, round_view
 from rr_jax.runs.folder import read_json, read_lines, write_text
+from rr_jax.runs.results import AttackResult, Metrics, RoundResult, RunSummary
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SAMPLES_OF_FORGET, SAMPLES_OF_UTILITY = 6, 2
 KEYWORDS = 6  # that the title names
 
-Summary = dict[str, Any]
 
-
-def summary_table(summary: Summary) -> str:
-    """Forget and utility metrics of the base model and of every round, or what a run until reveal found, aligned."""
-    if not summary["base"]:
+def summary_table(summary: RunSummary) -> str:
+    """Returns forget and utility metrics of the base model and of every round, or what a run until reveal found."""
+    if not summary.base:
         return _aligned(_found_lines(summary))
-    rounds = measured(summary)
-    head = ["metric", "base", *(f"round {entry['round']} (eta {entry['eta_forget']:g})" for entry in rounds)]
-    lines = [head]
-    for name in metric_names(summary):
-        cells = [_number(entry["metrics"].get(name)) for entry in rounds]
-        for place, entry in enumerate(rounds):
-            kept = (entry.get("retention") or {}).get(name)
-            cells[place] += "" if kept is None else f" ({kept:.0%})"
-        mark = "forget: " if name == summary["forget_metric"] else "keep:   "
-        lines.append([mark + name, _number(summary["base"].get(name)), *cells])
-    stop = summary.get("stop") or {"reason": "running", "explanation": "the run has not ended"}
-    return f"{_aligned(lines)}\nselected round: {summary['selected_round']}; stopped: {stop['explanation']}"
+    rounds = summary.measured
+    lines = [["metric", "base", *(f"round {one.round_index} (eta {one.eta_forget:g})" for one in rounds)]]
+    for name in summary.shown_metrics:
+        mark = "forget: " if name == summary.forget_metric else "keep:   "
+        lines.append([mark + name, with_error(summary.base.get(name)), *(_cell(one, name) for one in rounds)])
+    stopped = "the run has not ended" if summary.stop is None else summary.stop.explanation
+    return (
+        f"{_aligned(lines)}\n\u00b1 standard error, (share of the base value kept)\n"
+        f"selected round: {summary.selected_round}; stopped: {stopped}"
+    )
 
 
-def _found_lines(summary: Summary) -> list[list[str]]:
-    """What was revealed in each round, and by the best arm."""
+def _cell(result: RoundResult, name: str) -> str:
+    """Returns a metric of a round, and of a utility metric the share that was kept."""
+    kept = (result.retention or {}).get(name)
+    return with_error((result.metrics or {}).get(name)) + ("" if kept is None else f" ({kept:.0%})")
+
+
+def metrics_table(metrics: Metrics, base: Metrics) -> str:
+    """Returns metrics with their n and standard error, one a line, and the base model's beside them if known."""
+    lines = [["metric", "value", "n", "standard error", *(["base"] if base else [])]]
+    for name, metric in metrics.items():
+        before = [with_error(base.get(name))] if base else []
+        lines.append([name, _number(metric), str(metric.n), _number(metric.stderr), *before])
+    return _aligned(lines)
+
+
+def attacks_table(found: AttackResult) -> str:
+    """Returns the forget metric of the attacked models, one attack a line, as value and standard error."""
+    metric = found.protocol["forget_metric"]
+    lines = [["attack", f"{metric}, round {found.round_index}", "base"]]
+    lines += [[f"asked: {way.replace('_', ' ')}", *_both(by.get("released"), by.get("base"))]
+              for way, by in found.prompts.items()]  # fmt: skip
+    base = found.relearn.base or [None] * len(found.relearn.steps)
+    for step, released, before in zip(found.relearn.steps, found.relearn.forget, base, strict=True):
+        lines.append([f"relearned: {step} steps", *_both(released, before)])
+    for bits, metrics in (found.quantize or {}).items():
+        lines.append([f"rounded: {bits} bits", *_both(metrics[metric], (found.quantize_base or {})[bits][metric])])
+    return _aligned(lines)
+
+
+def _both(released: Metric | None, base: Metric | None) -> tuple[str, str]:
+    return with_error(released), with_error(base)
+
+
+def with_error(metric: Metric | None) -> str:
+    """Returns a metric as value and standard error."""
+    if metric is None or metric.stderr is None:
+        return _number(metric)
+    return f"{_number(metric)} \u00b1 {metric.stderr:.3f}"
+
+
+def _found_lines(summary: RunSummary) -> list[list[str]]:
+    """Returns what was revealed in each round, and by the best arm."""
     lines = [["round", "revealed", "recall", "best score", "of"]]
-    for entry in summary["rounds"]:
-        best = max(entry["search"], key=lambda point: point["score"], default=None)
-        cells = ["\u2013", ""] if best is None else [_number(best["score"]), best.get("text") or f"{best['kind']} arm"]
-        told = (entry.get("recall") or {}).get("cumulative")
-        lines.append([str(entry["round"]), str(entry["revealed"]), _percent(told), *cells])
+    for result in summary.rounds:
+        best = max(result.search, key=lambda arm: arm.score, default=None)
+        cells = ["\u2013", ""] if best is None else [_number(best.score), best.text or f"{best.kind} arm"]
+        disclosed = None if result.recall is None else result.recall.cumulative
+        lines.append([str(result.round_index), str(result.revealed), _percent(disclosed), *cells])
     return lines
 
 
@@ -60,14 +99,16 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(row.rstrip() for row in rows)
 
 
-def metric_names(summary: Summary) -> list[str]:
-    """The forget metric and then the utility metrics."""
-    return [summary["forget_metric"], *summary["utility_metrics"]]
-
-
-def _number(value: float | None, places: int = 3) -> str:
-    """A value of a table; a dash where nothing was measured."""
+def _number(value: Metric | float | None, places: int = 3) -> str:
+    """Returns a value of a table; a dash where nothing was measured."""
+    value = value.value if isinstance(value, Metric) else value
     return "\u2013" if value is None or math.isnan(value) else f"{value:.{places}f}"
+
+
+def _interval(metric: Metric | None) -> str:
+    """Returns the 95 % interval of a metric, "" where it has none."""
+    found = None if metric is None else metric.interval()
+    return "" if found is None else f"{found.low:.2f}\u2013{found.high:.2f}"
 
 
 def _percent(share: float | None) -> str:
@@ -85,30 +126,27 @@ def write_report(folder: Path) -> Path:
     Raises:
       ValueError: when the folder has no summary, or a file of it is not what its name says.
     """
-    path = folder / "summary.json"
-    if not path.exists():
-        raise ValueError(f"{folder} has no summary.json yet: finish a round first")
-    summary = read_json(path)
+    summary = RunSummary.read(folder)
     config = _text_of(folder / "config.yaml")
     manifest = _text_of(folder / "manifest.json")
-    attacks = attacks_view(read_json(folder / "attacks.json"), summary)
+    attacked = (folder / AttackResult.FILE).exists()
+    attacks = attacks_view(AttackResult.read(folder), summary) if attacked else None
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "percent": _percent, "lines": _lines}
+    environment.filters |= {"number": _number, "interval": _interval, "percent": _percent, "lines": _lines}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         summary=summary,
-        method=summary.get("method", "reveal_and_release"),
-        forget_data=summary.get("forget_data", "revealed"),
+        source=FORGET_DATA[summary.data].title,
         target=_target(summary, yaml.safe_load(config) or {}),
         headline=_headline(summary),
         claim=_claim(summary, attacks),
         groups=_metric_groups(summary),
-        measured=measured(summary),
+        measured=summary.measured,
         progress=progress_plots(summary),
         recall_plots=recall_plots(summary),
-        rounds=[round_view(entry) for entry in summary["rounds"]],
-        open_round=summary["selected_round"] or len(summary["rounds"]),
+        rounds=[round_view(result) for result in summary.rounds],
+        open_round=summary.selected_round or len(summary.rounds),
         recall=recall_view(summary),
         attacks=attacks,
         surface=_picture(folder / "surface.svg"),
@@ -131,7 +169,7 @@ def _text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _target(summary: Summary, config: Mapping[str, Any]) -> str:
+def _target(summary: RunSummary, config: Mapping[str, Any]) -> str:
     """What is forgotten, in words: of the configuration, or else the name of the forget metric."""
     task = config.get("task") or {}
     if task.get("name") == "ner" and task.get("forget"):
@@ -142,61 +180,62 @@ def _target(summary: Summary, config: Mapping[str, Any]) -> str:
     if task.get("regex"):
         return f"texts that match {task['regex']}"
     known = {"toxicity": "the toxic register", "code": "writing code"}
-    return str(known.get(summary["task"], summary["forget_metric"]))
+    return str(known.get(summary.task, summary.forget_metric))
 
 
-def _headline(summary: Summary) -> dict[str, Any] | None:
-    """What the selected round did to the forget metric and to the worst utility metric; None for the base model."""
-    entry = next((e for e in measured(summary) if e["round"] == summary["selected_round"]), None)
-    if entry is None:
+def _headline(summary: RunSummary) -> dict[str, Any] | None:
+    """Returns what the selected round did to the forget metric and to the worst utility metric; None for the base."""
+    result = summary.selected
+    if result is None or result.metrics is None:
         return None
-    kept = entry.get("retention") or {}
+    kept = result.retention or {}
     worst = min(kept, key=kept.__getitem__) if kept else None
-    before, after = (metrics.get(summary["forget_metric"]) for metrics in (summary["base"], entry["metrics"]))
+    before, after = summary.base[summary.forget_metric], result.metrics[summary.forget_metric]
+    leak = result.metrics.get(_leak(summary))
     return {
-        "round": entry["round"],
-        "rounds": len(summary["rounds"]),
-        "eta": entry["eta_forget"],
+        "round": result.round_index,
+        "rounds": len(summary.rounds),
+        "eta": result.eta_forget,
         "before": before,
         "after": after,
-        "left": after / before if before and after is not None else None,
-        "named": entry["metrics"].get(_leak(summary)),
-        "fell": before is not None and after is not None and after < before,
+        "left": after.value / before.value if before.value else None,
+        "named": None if leak is None else leak.value,
+        "fell": after.value < before.value,
         "worst": worst,
         "retention": None if worst is None else kept[worst],
-        "revealed": entry.get("revealed", 0),
+        "revealed": result.revealed,
     }
 
 
-def _claim(summary: Summary, attacks: dict[str, Any] | None) -> dict[str, Any]:
+def _claim(summary: RunSummary, attacks: dict[str, Any] | None) -> dict[str, Any]:
     """Which attacks were tried on the selected model, and which were not, as phrases."""
-    on_it = attacks["tried"] if attacks and attacks["round"] == summary["selected_round"] else []
+    on_it = attacks["tried"] if attacks and attacks["round"] == summary.selected_round else []
     tried = [phrase for name, phrase in ATTACKS.items() if name in on_it]
     return {"tried": tried, "untried": [phrase for phrase in ATTACKS.values() if phrase not in tried]}
 
 
-def _leak(summary: Summary) -> str:
+def _leak(summary: RunSummary) -> str:
     """The metric that counts what is to be forgotten under any label, where a task has one."""
-    return f"leak/{summary['forget_metric'].rpartition('/')[2]}"
+    return f"leak/{summary.forget_metric.rpartition('/')[2]}"
 
 
-def _metric_groups(summary: Summary) -> dict[str, list[tuple[str, list[tuple[str, str]]]]]:
+def _metric_groups(summary: RunSummary) -> dict[str, list[tuple[str, list[tuple[str, str]]]]]:
     """Rows of the metrics table, shown and folded, in groups: (title, [(metric, shown name)]).
 
     An arrow says which way is better. Beside the forget metric stands the share of what is still named under another
     label, where the task measures that.
     """
-    forget = summary["forget_metric"]
+    forget = summary.forget_metric
     arrows = {"higher": " \u2191", "lower": " \u2193"}
     leak = _leak(summary)
-    told = [(leak, f"{leak}: the right one is named, under whatever label")] if leak in summary["base"] else []
-    utility = [(name, name + arrows[way]) for name, way in summary["utility_metrics"].items()]
-    rest = [(name, name) for name in summary["base"] if name not in (*metric_names(summary), leak)]
+    named = [(leak, f"{leak}: the right one is named, under whatever label")] if leak in summary.base else []
+    utility = [(name, name + arrows[way]) for name, way in summary.utility_metrics.items()]
+    rest = [(name, name) for name in summary.base if name not in (*summary.shown_metrics, leak)]
     degenerate = [row for row in rest if row[0].startswith("degenerate")]
     other = [row for row in rest if row not in degenerate]
     few = degenerate if len(degenerate) == 1 else []
     shown = [
-        ("to forget", [(forget, forget), *told]),
+        ("to forget", [(forget, forget), *named]),
         ("to keep, with the share of the base value kept", utility),
         ("degenerate (empty or repetitive) answers", few),
     ]
@@ -207,13 +246,13 @@ def _metric_groups(summary: Summary) -> dict[str, list[tuple[str, list[tuple[str
     }
 
 
-def _paired_samples(folder: Path, summary: Summary) -> list[tuple[str, list[dict[str, Any]]]]:
+def _paired_samples(folder: Path, summary: RunSummary) -> list[tuple[str, list[dict[str, Any]]]]:
     """The same prompts before and after, by metric: the forget metric first, then each utility metric."""
     before = read_lines(folder / "samples" / "base.jsonl")
-    after = read_lines(folder / "samples" / f"round_{summary['selected_round']:02d}.jsonl")
+    after = read_lines(folder / "samples" / f"round_{summary.selected_round:02d}.jsonl")
     groups = []
-    for name in metric_names(summary):
-        most = SAMPLES_OF_FORGET if name == summary["forget_metric"] else SAMPLES_OF_UTILITY
+    for name in summary.shown_metrics:
+        most = SAMPLES_OF_FORGET if name == summary.forget_metric else SAMPLES_OF_UTILITY
         pairs = [
             {"prompt": b["prompt"], "sides": [b, a]}
             for b, a in zip(before, after, strict=False)

@@ -10,12 +10,14 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from rr_jax.evaluate.metric import Interval, Metric
 
 # What matplotlib draws with, and which variable of the page's style takes its place.
 INK, QUIET, RULE, FORGET, KEEP = "#1f2933", "#8291a0", "#d5dbe1", "#2b5fa5", "#9a6412"
@@ -77,22 +79,44 @@ def _height(axes: Any, values: Sequence[float]) -> None:
     axes.set_ylim(min([0.0, *finite]) - 0.06 * high, 1.15 * high)
 
 
-def progress(rounds: Sequence[int], forget: Sequence[float], kept: Sequence[float], selected: int) -> str:
-    """Forget metric and worst retention round by round, both as a share of the base value; round 0 is the base."""
+def _bars(axes: Any, places: Sequence[float], intervals: Sequence[Interval | None], color: str) -> None:
+    """Draws the 95 % intervals as thin upright lines, where they are known."""
+    known = [(place, found) for place, found in zip(places, intervals, strict=True) if found is not None]
+    lows, highs = [found.low for _, found in known], [found.high for _, found in known]
+    axes.vlines([place for place, _ in known], lows, highs, color=color, linewidth=1, alpha=0.55, zorder=1)
+
+
+def _ends(intervals: Sequence[Interval | None]) -> list[float]:
+    """Returns the upper ends that are known: the axis must reach them."""
+    return [found.high for found in intervals if found is not None]
+
+
+def progress(
+    rounds: Sequence[int],
+    forget: Sequence[float],
+    kept: Sequence[float],
+    selected: int,
+    spread: Sequence[Interval | None],
+) -> str:
+    """Forget metric and worst retention round by round, both as a share of the base value; round 0 is the base.
+
+    `spread` holds the intervals of the forget metric, as shares too.
+    """
     figure, axes = _axes("round (0: the base model)", "share of the base value", height=2.6)
     axes.axvline(selected, color=RULE, linewidth=9, zorder=0)
     axes.plot(rounds, forget, color=FORGET, marker="o", label="forget metric")
     axes.plot(rounds, kept, color=KEEP, marker="s", linestyle="--", label="worst of what is kept")
+    _bars(axes, rounds, spread, FORGET)
     axes.set_xticks(rounds)
-    _height(axes, [1.0, *forget, *kept])
+    _height(axes, [1.0, *forget, *kept, *_ends(spread)])
     _legend(figure, 2)
     return _svg(figure, "forget metric and worst retention by round")
 
 
-def recall(rounds: Sequence[int], told: Sequence[float], cumulative: Sequence[float]) -> str:
-    """Share of the known facts that each round's forget set tells, and that all so far tell."""
-    figure, axes = _axes("round", "share of known facts told", height=2.2)
-    axes.bar(rounds, told, color=QUIET, width=0.45, label="this round")
+def recall(rounds: Sequence[int], of_round: Sequence[float], cumulative: Sequence[float]) -> str:
+    """Share of the known facts that each round's forget set discloses, and that all so far disclose."""
+    figure, axes = _axes("round", "share of known facts disclosed", height=2.2)
+    axes.bar(rounds, of_round, color=QUIET, width=0.45, label="this round")
     axes.plot(rounds, cumulative, color=FORGET, marker="o", label="all rounds so far")
     axes.set_xticks(rounds)
     axes.set_ylim(0, 1.05)
@@ -121,30 +145,41 @@ def search(points: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure, "scores of the searched instructions")
 
 
-def trade_off(
-    points: Sequence[Mapping[str, Any]], chosen: tuple[float, float | None] | None, budget: float | None
-) -> str:
+class Strength(NamedTuple):
+    """A point of the trade-off: two strengths, what is kept at worst, the forget metric with its 95 % interval."""
+
+    eta_forget: float
+    eta_retain: float
+    utility: float
+    forget: float
+    interval: Interval | None
+    within_budget: bool
+
+
+def trade_off(points: Sequence[Strength], chosen: tuple[float, float] | None, budget: float | None) -> str:
     """Forget metric against worst retention for every strength of the grid, on validation data.
 
     A line joins the points of one strength of the retain adapter, which labels name only where there are several.
     `chosen` holds both strengths of a point.
     """
     figure, axes = _axes("worst retention of a utility metric", "forget metric")
-    retained = list(dict.fromkeys(p.get("eta_retain") for p in points))
+    retained = list(dict.fromkeys(p.eta_retain for p in points))
     for eta_retain in retained:
-        line = [p for p in points if p.get("eta_retain") == eta_retain]
-        axes.plot([p["utility"] for p in line], [p["forget"] for p in line], color=QUIET, linewidth=1, zorder=1)
+        line = [p for p in points if p.eta_retain == eta_retain]
+        axes.plot([p.utility for p in line], [p.forget for p in line], color=QUIET, linewidth=1, zorder=1)
+    intervals = [p.interval for p in points]
+    _bars(axes, [p.utility for p in points], intervals, QUIET)
     labels: dict[tuple[float, float], list[str]] = {}  # strengths that do the same share one label
     for point in points:
-        picked = (point["eta_forget"], point.get("eta_retain")) == chosen
-        color = FORGET if picked else INK if point["within_budget"] else QUIET
-        axes.scatter(point["utility"], point["forget"], color=color, s=70 if picked else 26, zorder=3 if picked else 2)
-        at = (round(point["utility"], 2), round(point["forget"], 2))
-        second = f" and {point['eta_retain']:g}" if len(retained) > 1 else ""
-        labels.setdefault(at, []).append(f"{point['eta_forget']:g}{second}" + (" chosen" if picked else ""))
+        picked = (point.eta_forget, point.eta_retain) == chosen
+        color = FORGET if picked else INK if point.within_budget else QUIET
+        axes.scatter(point.utility, point.forget, color=color, s=70 if picked else 26, zorder=3 if picked else 2)
+        at = (round(point.utility, 2), round(point.forget, 2))
+        second = f" and {point.eta_retain:g}" if len(retained) > 1 else ""
+        labels.setdefault(at, []).append(f"{point.eta_forget:g}{second}" + (" chosen" if picked else ""))
     for at, names in labels.items():
         _label(axes, ", ".join(names), at, FORGET if any("chosen" in name for name in names) else INK)
-    _height(axes, [p["forget"] for p in points])
+    _height(axes, [*(p.forget for p in points), *_ends(intervals)])
     axes.margins(x=0.15)
     if budget is not None:
         axes.axvline(budget, color=KEEP, linestyle=":", linewidth=1.2)
@@ -152,11 +187,11 @@ def trade_off(
     return _svg(figure, "forget metric against retention for each strength")
 
 
-def loss(values: Mapping[str, float | None]) -> str:
+def loss(values: Mapping[str, float]) -> str:
     """Loss of the revealed responses under the prompt that revealed them and under the training prompt."""
     names = [name for name in LOSSES if name in values] + [name for name in values if name not in LOSSES]
     rows = [(LOSSES.get(name, name.replace("_", " ")), values[name]) for name in names]
-    finite = [(label, value) for label, value in rows if value is not None and math.isfinite(value)]
+    finite = [(label, value) for label, value in rows if math.isfinite(value)]
     figure, axes = _axes("nats a token", height=0.38 * len(finite) + 0.7)
     places = range(len(finite))
     axes.barh(places, [value for _, value in finite], color=FORGET, height=0.5)
@@ -173,7 +208,7 @@ def loss(values: Mapping[str, float | None]) -> str:
 
 def largest(values: Mapping[str, Sequence[float]]) -> float:
     """The largest absolute value of a map, 0 for one without numbers."""
-    return max((abs(v) for line in values.values() for v in line if v is not None and math.isfinite(v)), default=0.0)
+    return max((abs(v) for line in values.values() for v in line if math.isfinite(v)), default=0.0)
 
 
 def layers(values: Mapping[str, Sequence[float]], label: str) -> str:
@@ -181,7 +216,7 @@ def layers(values: Mapping[str, Sequence[float]], label: str) -> str:
     zero. The scale ends at the largest absolute value, and not below 0.05, or noise would look like a finding."""
     count = max(len(row) for row in values.values())
     cells = [(row, column, v) for row, line in enumerate(values.values()) for column, v in enumerate(line)]
-    cells = [(row, column, value) for row, column, value in cells if value is not None and math.isfinite(value)]
+    cells = [(row, column, value) for row, column, value in cells if math.isfinite(value)]
     high = max(0.05, largest(values))
     figure, axes = _axes(f"layer (full colour: {high:.2g})", height=0.27 * len(values) + 0.7)
     for row, column, value in cells:
@@ -202,12 +237,16 @@ def layers(values: Mapping[str, Sequence[float]], label: str) -> str:
     return _svg(figure, label)
 
 
-def recovery(steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> str:
-    """The forget metric while a model is trained on true forget data again, at most two models."""
+def recovery(steps: Sequence[int], curves: Mapping[str, Sequence[Metric]]) -> str:
+    """The forget metric with its 95 % interval while a model is trained on true forget data again, at most two models."""
     figure, axes = _axes("training steps on true forget data", "forget metric", height=2.6)
-    for (label, values), color, marker in zip(curves.items(), (FORGET, KEEP), ("o", "s"), strict=False):
+    heights: list[float] = []
+    for (label, metrics), color, marker in zip(curves.items(), (FORGET, KEEP), ("o", "s"), strict=False):
+        values, intervals = [metric.value for metric in metrics], [metric.interval() for metric in metrics]
         axes.plot(steps, values, color=color, marker=marker, markersize=4, label=label)
+        _bars(axes, steps, intervals, color)
+        heights += [*values, *_ends(intervals)]
     axes.set_xticks(steps)
-    _height(axes, [value for values in curves.values() for value in values])
+    _height(axes, heights)
     _legend(figure, 2)
     return _svg(figure, "forget metric while relearning")

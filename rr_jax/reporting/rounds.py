@@ -1,13 +1,15 @@
 """What the page shows of the rounds: plots with a caption that a newcomer understands, the best arms, recall.
 
-Reads the entries of a summary; any part of an entry may be missing. Knows nothing of files or of the page's form.
+Reads the rounds of a summary, of which any may lack a part. Knows nothing of files or of the page's form.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from rr_jax.evaluate.metric import Interval, Metric
 from rr_jax.reporting import plots
+from rr_jax.runs.results import ArmScore, GridPoint, RoundResult, RunSummary
 
 BEST_ARMS = 8
 BEST_SCORE = 0.001  # an arm below disclosed nothing and is none of the best
@@ -52,148 +54,175 @@ NUMBERS = {
     "per_forgetting": "the same for each unit of the forget metric",
 }
 
-Summary = dict[str, Any]
 Plot = tuple[str, str, str]  # title, SVG, caption
 
 
-def measured(summary: Summary) -> list[dict[str, Any]]:
-    """The rounds whose model was measured on test data."""
-    return [entry for entry in summary["rounds"] if entry.get("metrics")]
-
-
-def progress_plots(summary: Summary) -> list[Plot]:
-    """What changed from round to round; a single round is told by the page's head and needs no plot."""
-    rounds, base = measured(summary), summary["base"].get(summary["forget_metric"])
+def progress_plots(summary: RunSummary) -> list[Plot]:
+    """Returns what changed from round to round; a single round is told by the page's head and needs no plot."""
+    rounds, name = summary.measured, summary.forget_metric
+    base = summary.base[name].value if name in summary.base else 0.0
     if len(rounds) < 2 or not base:
         return []
-    forget = [_share(entry["metrics"].get(summary["forget_metric"]), base) for entry in rounds]
-    kept = [min((entry.get("retention") or {}).values(), default=math.nan) for entry in rounds]
-    numbers = [0, *(entry["round"] for entry in rounds)]
-    svg = plots.progress(numbers, [1.0, *forget], [1.0, *kept], summary["selected_round"])
-    caption = "Test data. Blue should fall, ochre should stay near 1. The grey band marks the selected round."
+    measured = [summary.base[name], *((result.metrics or {}).get(name) for result in rounds)]
+    forget = [math.nan if metric is None else metric.value / base for metric in measured]
+    spread = [_scaled(metric, base) for metric in measured]
+    kept = [min((result.retention or {}).values(), default=math.nan) for result in rounds]
+    numbers = [0, *(result.round_index for result in rounds)]
+    svg = plots.progress(numbers, forget, [1.0, *kept], summary.selected_round, spread)
+    caption = (
+        "Test data. Blue should fall, ochre should stay near 1. A bar is the 95 % interval of the forget metric; the "
+        "grey band marks the selected round."
+    )
     return [("Round by round", svg, caption)]
 
 
-def recall_plots(summary: Summary) -> list[Plot]:
-    """What each round's forget set told; one round or one fact is a number and needs no plot."""
-    told = _told(summary)
-    if len(told) < 2 or told[0]["recall"]["facts"] < 2:
+def _scaled(metric: Metric | None, base: float) -> Interval | None:
+    """Returns an interval as a share of the base's value."""
+    found = None if metric is None else metric.interval()
+    return None if found is None else Interval(found.low / base, found.high / base)
+
+
+def recall_plots(summary: RunSummary) -> list[Plot]:
+    """Returns what each round's forget set disclosed; one round or one fact is a number and needs no plot."""
+    rounds = _with_recall(summary)
+    found = [result.recall for result in rounds if result.recall is not None]
+    if len(found) < 2 or found[0].facts < 2:
         return []
-    shares = [[entry["recall"][name] for entry in told] for name in ("round", "cumulative")]
+    numbers = [result.round_index for result in rounds]
+    svg = plots.recall(numbers, [one.this_round or 0.0 for one in found], [one.cumulative or 0.0 for one in found])
     caption = "A bar of a later round is what the model still disclosed after the subtraction before it."
-    return [("Recall", plots.recall([entry["round"] for entry in told], *shares), caption)]
+    return [("Recall", svg, caption)]
 
 
-def _told(summary: Summary) -> list[dict[str, Any]]:
-    """Rounds that know a recall."""
-    return [entry for entry in summary["rounds"] if (entry.get("recall") or {}).get("cumulative") is not None]
+def _with_recall(summary: RunSummary) -> list[RoundResult]:
+    """Returns the rounds that searched, of a task that knows of facts."""
+    return [r for r in summary.rounds if r.recall is not None and r.recall.cumulative is not None]
 
 
-def recall_view(summary: Summary) -> dict[str, Any] | None:
-    """How much of what is known to be there was told; None for a task that knows of no facts."""
-    told = _told(summary)
-    if not told:
+def recall_view(summary: RunSummary) -> dict[str, Any] | None:
+    """Returns how much of what is known to be there was disclosed; None for a task that knows of no facts."""
+    found = [result.recall for result in _with_recall(summary) if result.recall is not None]
+    if not found:
         return None
     return {
-        "facts": told[0]["recall"]["facts"],
-        "cumulative": told[-1]["recall"]["cumulative"],
-        "residual": (summary.get("residual") or {}).get("round"),
+        "facts": found[0].facts,
+        "cumulative": found[-1].cumulative,
+        "residual": None if summary.residual is None else summary.residual.this_round,
     }
 
 
-def round_view(entry: dict[str, Any]) -> dict[str, Any]:
-    """What the template shows of one round: its plots, notes where one point makes no plot, and the best arms."""
-    shown: list[Plot] = []
-    if entry.get("search"):
-        caption = (
-            "Each mark is an instruction (text) or a soft prompt that was tried. Score 1: all answers disclose the "
-            "target, and differ. Grey: the first arms, blue: chosen by the strategy."
-        )
-        shown.append(("Search for revealing instructions", plots.search(entry["search"]), caption))
-    grid = entry.get("trade_off") or []
-    if len(grid) > 1:
-        chosen = (entry["eta_forget"], entry.get("eta_retain")) if entry.get("accepted") else None
-        caption = (
-            "Validation data; a point is a strength eta, how much of the forget adapter is subtracted"
-            f"{_and_added(grid)}. {_choice(entry)}"
-        )
-        svg = plots.trade_off(grid, chosen, entry.get("utility_budget"))
-        shown.append(("Trade-off: choosing the strength", svg, caption))
-    if any(value is not None and math.isfinite(value) for value in (entry.get("loss") or {}).values()):
-        caption = (
-            "How unlikely the model finds what it revealed. The step between the first two bars is the shift: what an "
-            "adapter can learn."
-        )
-        if "training_prompt_subtracted" in entry["loss"]:
-            caption += " The last bar is high if the answers became unlikely."
-        shown.append(("Loss on the forget set", plots.loss(entry["loss"]), caption))
-    interference = entry.get("interference") or {}
-    flat = []
+def round_view(result: RoundResult) -> dict[str, Any]:
+    """Returns what the template shows of one round: its plots, notes where one point makes no plot, the best arms."""
+    maps, flat = _maps(result)
+    cost = {} if result.cost is None else result.cost.model_dump(exclude_none=True)
+    return {
+        "number": result.round_index,
+        "revealed": result.revealed,
+        "given": result.given,
+        "left_out": result.left_out,
+        "accepted": result.accepted,
+        "eta": result.eta_forget,
+        "budget": result.utility_budget,
+        "only": _only_strength(result) if len(result.trade_off) == 1 else None,
+        "flat": flat,
+        "negligible": NEGLIGIBLE,
+        "cost": [(NUMBERS[name], value) for name, value in cost.items()],
+        "arms": _best_arms(result),
+        "plots": [*_search_plot(result), *_trade_off_plot(result), *_loss_plot(result), *maps],
+    }
+
+
+def _search_plot(result: RoundResult) -> list[Plot]:
+    if not result.search:
+        return []
+    caption = (
+        "Each mark is an instruction (text) or a soft prompt that was tried. Score 1: all answers disclose the "
+        "target, and differ. Grey: the first arms, blue: chosen by the strategy."
+    )
+    return [("Search for revealing instructions", plots.search([arm.plain() for arm in result.search]), caption)]
+
+
+def _trade_off_plot(result: RoundResult) -> list[Plot]:
+    grid = result.trade_off
+    if len(grid) < 2:
+        return []
+    chosen = (result.eta_forget or 0.0, result.eta_retain or 0.0) if result.accepted else None
+    caption = (
+        "Validation data; a point is a strength eta, how much of the forget adapter is subtracted"
+        f"{_and_added(grid)}, with the 95 % interval of the forget metric. {_choice(result)}"
+    )
+    points = [
+        plots.Strength(p.eta_forget, p.eta_retain, p.utility, p.forget.value, p.forget.interval(), p.within_budget)
+        for p in grid
+    ]
+    svg = plots.trade_off(points, chosen, result.utility_budget)
+    return [("Trade-off: choosing the strength", svg, caption)]
+
+
+def _loss_plot(result: RoundResult) -> list[Plot]:
+    if not any(math.isfinite(value) for value in result.loss.values()):
+        return []
+    caption = (
+        "How unlikely the model finds what it revealed. The step between the first two bars is the shift: what an "
+        "adapter can learn."
+    )
+    if "training_prompt_subtracted" in result.loss:
+        caption += " The last bar is high if the answers became unlikely."
+    return [("Loss on the forget set", plots.loss(result.loss), caption)]
+
+
+def _maps(result: RoundResult) -> tuple[list[Plot], list[str]]:
+    """Returns the maps by module and layer, and the titles of those on which there is nothing to see."""
+    shown, flat = [], []
     for name, (title, caption) in MAPS.items():
-        found = interference.get(name, entry.get(name))
-        if not isinstance(found, dict) or not any(found.values()):
+        found = result.layers.get(name, {})
+        if not any(found.values()):
             continue
         if plots.largest(found) < NEGLIGIBLE:
             flat.append(title)
         else:
             shown.append((title, plots.layers(found, title), caption))
-    best: dict[int, dict[str, Any]] = {}
-    for point in sorted(entry.get("search") or [], key=lambda point: (-point["score"], point["order"])):
-        best.setdefault(point["arm"], point)  # an arm may be evaluated again: its best evaluation stands for it
-    return {
-        "number": entry["round"],
-        "revealed": entry.get("revealed", 0),
-        "given": entry.get("given"),
-        "left_out": entry.get("left_out") or {},
-        "accepted": entry.get("accepted"),
-        "eta": entry.get("eta_forget"),
-        "budget": entry.get("utility_budget"),
-        "only": _only_strength(entry) if len(grid) == 1 else None,
-        "flat": flat,
-        "negligible": NEGLIGIBLE,
-        "interference": [
-            (NUMBERS.get(name, name.replace("_", " ")), value)
-            for name, value in interference.items()
-            if isinstance(value, int | float)
-        ],
-        "arms": [arm for arm in best.values() if arm["score"] >= BEST_SCORE][:BEST_ARMS],
-        "plots": shown,
-    }
+    return shown, flat
 
 
-def _and_added(grid: Sequence[Mapping[str, Any]]) -> str:
-    """What the second number of a label is, where the grid has several strengths of the retain adapter."""
-    several = len({point.get("eta_retain") for point in grid}) > 1
+def _best_arms(result: RoundResult) -> list[ArmScore]:
+    """Returns the best evaluation of each of the best arms: an arm may be evaluated again."""
+    best: dict[int, ArmScore] = {}
+    for arm in sorted(result.search, key=lambda arm: (-arm.score, arm.order)):
+        best.setdefault(arm.arm, arm)
+    return [arm for arm in best.values() if arm.score >= BEST_SCORE][:BEST_ARMS]
+
+
+def _and_added(grid: Sequence[GridPoint]) -> str:
+    """Returns what the second number of a label is, where the grid has several strengths of the retain adapter."""
+    several = len({point.eta_retain for point in grid}) > 1
     return ", and one of the retain adapter that is added" if several else ""
 
 
-def _choice(entry: Mapping[str, Any]) -> str:
-    """How the point was chosen, and why by another rule than the one asked for."""
-    rule = entry.get("rule") or {"name": "most_forgetting_within_budget", "fallback": None}
-    if rule["fallback"]:
-        return f"{rule['fallback'][0].upper()}{rule['fallback'][1:]}."
-    return CHOICES[rule["name"]]
+def _choice(result: RoundResult) -> str:
+    """Returns how the point was chosen, and why by another rule than the one asked for."""
+    if result.rule is not None and result.rule.fallback:
+        return f"{result.rule.fallback[0].upper()}{result.rule.fallback[1:]}."
+    return CHOICES[_rule(result)]
 
 
-def _only_strength(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A grid that ended at its first strength, and why."""
-    (point,), budget = entry["trade_off"], entry.get("utility_budget")
-    rule = (entry.get("rule") or {}).get("name", "most_forgetting_within_budget")
+def _rule(result: RoundResult) -> str:
+    return "most_forgetting_within_budget" if result.rule is None else result.rule.name
+
+
+def _only_strength(result: RoundResult) -> dict[str, Any]:
+    """Returns the one point of a grid that ended at its first strength, and why it did."""
+    (point,), budget = result.trade_off, result.utility_budget
     reason = "the grid has no other"
-    if point["within_budget"] and point["forget"] == 0 and rule == "most_forgetting_within_budget":
+    if point.within_budget and point.forget.value == 0 and _rule(result) == "most_forgetting_within_budget":
         reason = "the grid is climbed until a strength forgets all within the budgets, and this one did"
-    elif budget is not None and point["utility"] < budget / 2:
+    elif budget is not None and point.utility < budget / 2:
         reason = "it kept less than half of the budget, and larger ones would keep less"
-    kept = point.get("retention") or {}
+    kept = point.retention
     return {
-        "eta": point["eta_forget"],
-        "forget": point["forget"],
-        "utility": point["utility"],
+        "eta": point.eta_forget,
+        "forget": point.forget,
+        "utility": point.utility,
         "worst": min(kept, key=kept.__getitem__) if kept else "the worst utility metric",
         "reason": reason,
     }
-
-
-def _share(value: float | None, base: float) -> float:
-    """A value as a share of the base's; NaN, which a plot leaves out, for what was not measured."""
-    return math.nan if value is None else value / base

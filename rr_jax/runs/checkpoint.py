@@ -37,11 +37,14 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, one step a stage."""
+    """The checkpoints of one run folder, one step a stage; `read_only` leaves the folder as it is."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, read_only: bool = False) -> None:
         options = ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=True, enable_async_checkpointing=False, create=True
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=False,
+            create=not read_only,
+            read_only=read_only,
         )
         self.folder = folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)

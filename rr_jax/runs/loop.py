@@ -1,12 +1,11 @@
-"""The loop: reveal, train, compose, measure, and round again, resumable at any point.
+"""A run from its configuration to its summary, and a round's model from the folder that a run left.
 
-Each stage is computed or, if its checkpoint exists, restored; nothing else distinguishes a resumed run. The base
-weights are read once and never change; what goes from round to round is the deltas.
+Everything that can be wrong is looked for before anything is written. The base weights are read once and never change;
+what goes from round to round is the deltas.
 """
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,32 +17,22 @@ from rr_jax.data.sources import text_hash
 from rr_jax.models.decoder import Adapter
 from rr_jax.models.encoders.hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
-from rr_jax.release.compose import RULES
 from rr_jax.reporting.page import write_report
-from rr_jax.reveal.recall import recall
-from rr_jax.runs.checkpoint import Checkpoints, Stage, stage_number
+from rr_jax.runs.checkpoint import Checkpoints, stage_number
 from rr_jax.runs.checks import check_paths, check_run
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import load_config
 from rr_jax.runs.context import Context, released_model
-from rr_jax.runs.folder import MetricsLog, check_config, note_seconds, read_json, read_run, start_folder, write_json
+from rr_jax.runs.folder import MetricsLog, check_config, read_run, start_folder
+from rr_jax.runs.results import RunSummary
 from rr_jax.runs.reuse import borrow
-from rr_jax.runs.stages.base import base_stage
-from rr_jax.runs.stages.compose import compose_stage
-from rr_jax.runs.stages.measure import measure_stage
-from rr_jax.runs.stages.reveal import reveal_stage
+from rr_jax.runs.rounds import run_rounds
 from rr_jax.runs.stages.rows import forget_examples
-from rr_jax.runs.stages.train import train_stage
-from rr_jax.tasks.base import Revealed, Task
+from rr_jax.tasks.base import Task
 from rr_jax.tasks.registry import make_task
 from rr_jax.testbed import BASE
-from rr_jax.training.loop import TrainingDiverged
 
 Progress = Callable[[str, int, int], None]
-
-
-class NothingRevealed(ValueError):
-    """The first round's search disclosed too little to train on."""
 
 
 def model_source(config: RunConfig) -> str:
@@ -66,7 +55,7 @@ def load_model(config: RunConfig, progress: Progress | None = None) -> LanguageM
 
 def run(
     config: str | Path | RunConfig, *, progress: Progress | None = None, siblings: Sequence[Path] = (), **overrides: Any
-) -> dict[str, Any]:
+) -> RunSummary:
     """Runs a configuration to its end, or resumes it, and returns the summary.
 
     Args:
@@ -84,8 +73,8 @@ def run(
     elif overrides:
         raise ValueError(f"overrides ({', '.join(overrides)}) go with a file, not with a configuration object")
     with open_run(config, progress, siblings) as (context, checkpoints):
-        summary = _rounds(context, checkpoints)
-    write_json(context.folder / "summary.json", summary)
+        summary = run_rounds(context, checkpoints)
+    summary.write(context.folder)
     write_report(context.folder)
     return summary
 
@@ -124,147 +113,6 @@ def open_run(
         yield dataclasses.replace(context, log=log.write), checkpoints
     finally:
         checkpoints.close()
-
-
-def saved_or_computed(context: Context, checkpoints: Checkpoints) -> Callable[[int, str, Callable[[], Stage]], Stage]:
-    """A function of (round, stage, how it is computed) that restores the stage or computes and saves it."""
-    saved = set(checkpoints.saved())
-    unsaved = {"reveal"} if context.config.privacy.keep_revealed == "hashes" else set()
-
-    def stage(round_index: int, name: str, compute: Callable[[], Stage]) -> Stage:
-        number = stage_number(round_index, name)
-        if number in saved:
-            return checkpoints.restore(number)
-        start = time.perf_counter()
-        try:
-            result = compute()
-        except TrainingDiverged as error:
-            good = max(saved, default=None)
-            kept = "there is no checkpoint" if good is None else f"the last good checkpoint is {good}"
-            raise TrainingDiverged(
-                f"round {round_index}, stage {name}: {error}; {kept} in {checkpoints.folder}; "
-                "a lower learning rate may help"
-            ) from error
-        if name not in unsaved:
-            checkpoints.save(number, result)
-            saved.add(number)
-        note_seconds(context.folder, f"round {round_index}, {name}", time.perf_counter() - start)
-        return result
-
-    return stage
-
-
-def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
-    config, task = context.config, context.task
-    stage = saved_or_computed(context, checkpoints)
-    studied = config.until == "reveal"
-    reveals = config.release.source.reveals
-    base = {"test": {}, "validation": {}} if studied else stage(0, "base", partial(base_stage, context)).meta
-    summary: dict[str, Any] = {
-        "task": task.name,
-        "seed": config.seed,
-        "objective": config.release.objective.name,
-        "data": config.release.data,
-        "forget_metric": task.forget_metric,
-        "utility_metrics": task.utility_metrics,
-        "rule": config.release.eta.rule,
-        "selection_rule": RULES[config.release.eta.rule],
-        "base": base["test"],
-        "base_validation": base["validation"],
-        "rounds": [],
-        "selected_round": 0,
-        "stop": None,
-        "status": "running",
-    }
-    deltas: Adapter | None = None
-    best = base["validation"].get(task.forget_metric)
-    stop = ("rounds_done", f"all {config.rounds} rounds are done")
-    revealed: list[Revealed] = []
-    told: frozenset[str] = frozenset()
-    gained = 1.0
-    earlier: list[Adapter] = []  # forget adapters of the rounds so far
-    for round_index in range(1, config.rounds + 1):
-        current = deltas
-        entry: dict[str, Any] = {"round": round_index, "search": []}
-        anew = {"every_round": True, "first_round": round_index == 1, "until_gain": gained >= config.reveal.min_gain}
-        if reveals and (round_index == 1 or anew[config.reveal.when]):
-            found = stage(round_index, "reveal", partial(reveal_stage, context, round_index, current)).meta
-            revealed = [Revealed(**item) for item in found["revealed"]]
-            now = frozenset(found["told"])
-            before, told = recall(task, told), told | now
-            entry |= {
-                name: found[name]
-                for name in ("search", "search_ended", "exploration", "left_out", "collected_relevance")
-            }
-            # of a later round it is what the model still discloses after what was released: residual knowledge
-            entry["recall"] = {"round": recall(task, now), "cumulative": recall(task, told), "facts": len(task.facts)}
-            gained = (recall(task, told) or 0.0) - (before or 0.0)
-        entry["revealed"] = len(revealed)
-        if studied:
-            summary["rounds"].append(entry | {"accepted": None, "metrics": None})
-            continue
-        least = config.reveal.collect.min_size
-        if reveals and len(revealed) < least:
-            left_out = ", ".join(f"{count} {reason}" for reason, count in entry.get("left_out", {}).items())
-            if round_index == 1:
-                raise NothingRevealed(
-                    f"nothing revealed: {len(revealed)} distinct examples passed the filter ({left_out or 'none'} left "
-                    f"out), reveal.collect.min_size asks for {least}; widen the search with more "
-                    "reveal.search.generations, reveal.arms.soft or reveal.collect.generations, or a lower "
-                    "reveal.collect.threshold"
-                )
-            summary["residual"] = entry.get("recall")
-            stop = ("nothing_revealed", f"round {round_index} revealed {len(revealed)} examples, fewer than {least}")
-            break
-        trained = stage(
-            round_index, "train", partial(train_stage, context, round_index, current, revealed, tuple(earlier))
-        )
-        composed = stage(
-            round_index,
-            "compose",
-            partial(compose_stage, context, round_index, current, trained, base["validation"]),
-        )
-        entry |= {
-            "eta_forget": composed.meta["eta_forget"],
-            "eta_retain": composed.meta["eta_retain"],
-            "rule": composed.meta["rule"],
-            "accepted": composed.meta["accepted"],
-            "utility_budget": config.release.eta.utility_budget,
-            "trade_off": composed.meta["trade_off"],
-            "base_retain_nll": composed.meta["base_retain_nll"],
-            "validation": composed.meta["validation"],
-        }
-        # of the forget adapter with the retain adapter that repaired it, or else with the one trained beside it
-        entry |= trained.meta.get("layers", {}) | composed.meta.get("layers", {})
-        said = trained.meta | composed.meta
-        entry |= {name: said[name] for name in ("given", "interference", "merge_error") if name in said}
-        if composed.meta["accepted"] and "interference" in entry:
-            entry["interference"] |= composed.meta["cost"]
-        if not composed.meta["accepted"]:
-            entry |= {"metrics": None, "retention": None, "loss": trained.meta["loss"]}
-            summary["rounds"].append(entry)
-            stop = ("utility_floor", f"in round {round_index} no strength kept the utility within its budget")
-            break
-        deltas = composed.arrays["deltas"]
-        earlier.append(trained.arrays["forget"])
-        measured = stage(
-            round_index,
-            "measure",
-            partial(measure_stage, context, round_index, deltas, revealed, base["test"]),
-        )
-        entry |= {
-            "metrics": measured.meta["metrics"],
-            "retention": measured.meta["retention"],
-            "loss": trained.meta["loss"] | measured.meta["loss"],
-        }
-        summary["rounds"].append(entry)
-        value = composed.meta["validation"][task.forget_metric]
-        if best is None or value < best:
-            best, summary["selected_round"] = value, round_index
-        write_json(context.folder / "summary.json", summary)
-    summary["stop"] = {"reason": stop[0], "explanation": stop[1]}
-    summary["status"] = "complete"
-    return summary
 
 
 def _silent(what: str, done: int, of: int) -> None:
@@ -319,10 +167,9 @@ def load_deltas(folder: Path, round_index: int | None = None) -> tuple[Adapter |
     if round_index is None and config.until == "reveal":
         raise ValueError(f"{folder} was run until: reveal and has no model of its own; round 0 is the base model")
     if round_index is None:
-        summary = folder / "summary.json"
-        if not summary.exists():
+        if not (folder / "summary.json").exists():
             raise ValueError(f"{folder} has no summary.json yet: name a round, or finish the run first")
-        round_index = int(read_json(summary)["selected_round"])
+        round_index = RunSummary.read(folder).selected_round
     if round_index == 0:
         return None, config, 0
     checkpoints = Checkpoints(folder / "checkpoints")

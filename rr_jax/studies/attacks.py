@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from rr_jax.data.packing import Packed, pack_examples
+from rr_jax.evaluate.metric import Metric
 from rr_jax.evaluate.quantize import quantize_params
 from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.models.decoder import Adapter
@@ -23,9 +24,10 @@ from rr_jax.random import derive_seed, stream
 from rr_jax.reporting.page import write_report
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.context import released_model
-from rr_jax.runs.folder import read_json, write_json
 from rr_jax.runs.loop import load_deltas, load_model
+from rr_jax.runs.results import AttackResult, Metrics, Relearning, RunSummary
 from rr_jax.tasks.base import Evaluation, Task
+from rr_jax.tasks.evaluation import evaluate_task
 from rr_jax.tasks.prompt_variants import askings
 from rr_jax.tasks.registry import make_task
 from rr_jax.tasks.true_data import forget_examples
@@ -50,12 +52,8 @@ def attack(
     examples: int = EXAMPLES,
     compared: bool = True,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> AttackResult:
     """Attacks the model of a round, writes attacks.json into the run folder, rebuilds the report, returns the findings.
-
-    All numbers are of test data. "relearn" holds the forget metric after each number of steps, of the released model
-    ("forget") and of the base ("base"), and the shares of degenerate outputs. "quantize" holds all metrics of the
-    released model by bits, "quantize_base" those of the base. "prompts" holds the forget metric by way of asking.
 
     Args:
       folder: of a run.
@@ -84,37 +82,41 @@ def attack(
     prompts, shots = _prompts(config, task, models, plain, note)
     relearned, training = _relearn(config, task, models, plain, rows, steps, note)
     device = jax.devices()[0]
-    found: dict[str, Any] = {
-        "round": number,
-        "protocol": {
-            "claim": CLAIM,
-            "missing": MISSING,
-            "forget_metric": task.forget_metric,
-            "seed": config.seed,
-            "split": "test",
-            "count": config.evaluate.test,
-            "relearn": training | {"examples": examples, "rows": len(rows.tokens)},
-            "prompts": {"shots": shots},
-            "device": {"platform": device.platform, "kind": device.device_kind},
-        },
-        "relearn": {"steps": list(steps)} | relearned,
-        "prompts": prompts,
+    protocol: dict[str, Any] = {
+        "claim": CLAIM,
+        "missing": MISSING,
+        "forget_metric": task.forget_metric,
+        "seed": config.seed,
+        "split": "test",
+        "count": config.evaluate.test,
+        "relearn": training | {"examples": examples, "rows": len(rows.tokens)},
+        "prompts": {"shots": shots},
+        "device": {"platform": device.platform, "kind": device.device_kind},
     }
+    rounded: dict[str, dict[str, Metrics]] = {}
     if compared:
         rounded = _quantize(config, task, models, note)
-        found |= {"quantize": rounded["released"], "quantize_base": rounded["base"]}
         groups = {str(bits): group for bits, group in GROUPS.items()}
-        found["protocol"] |= {"quantize": {"method": "round to nearest, symmetric", "group": groups}}
-    write_json(folder / "attacks.json", found)
+        protocol["quantize"] = {"method": "round to nearest, symmetric", "group": groups}
+    found = AttackResult(
+        round_index=number,
+        protocol=protocol,
+        relearn=relearned,
+        prompts=prompts,
+        quantize=rounded.get("released"),
+        quantize_base=rounded.get("base"),
+    )
+    found.write(folder)
     write_report(folder)
     return found
 
 
 def was_attacked(folder: Path, steps: Sequence[int]) -> bool:
     """Whether the selected model of a run was attacked, with these steps of relearning."""
-    found = read_json(folder / "attacks.json")
-    selected = read_json(folder / "summary.json")["selected_round"]
-    return bool(found and found["round"] == selected and found["relearn"]["steps"] == list(steps))
+    if not (folder / AttackResult.FILE).exists():
+        return False
+    found = AttackResult.read(folder)
+    return found.round_index == RunSummary.read(folder).selected_round and found.relearn.steps == tuple(steps)
 
 
 def check_steps(steps: Sequence[int], what: str = "steps") -> None:
@@ -127,8 +129,8 @@ def _check_finished(folder: Path, number: int) -> None:
     """Refuses a round that released nothing, or is not measured yet."""
     if number == 0:
         raise ValueError(f"round 0 of {folder} is the base model, from which nothing was released: name another round")
-    rounds = read_json(folder / "summary.json").get("rounds", [])
-    if not any(entry["round"] == number and entry.get("metrics") for entry in rounds):
+    there = (folder / RunSummary.FILE).exists()
+    if not there or number not in [result.round_index for result in RunSummary.read(folder).measured]:
         raise ValueError(f"round {number} of {folder} is not finished: resume the run first")
 
 
@@ -141,12 +143,12 @@ def _forget(task: Task, lm: LanguageModel, config: RunConfig) -> Evaluation:
     """The forget metric, and the degenerate share beside it."""
     only = frozenset((task.forget_metric, task.degenerate_metric))
     # fluency, which a base model would judge, is not among them
-    return task.evaluate(lm, "test", config.evaluate.test, base=lm, only=only)
+    return evaluate_task(task, lm, "test", config.evaluate.test, base=lm, only=only)
 
 
 def _prompts(
     config: RunConfig, task: Task, models: Models, plain: dict[str, Evaluation], note: Progress
-) -> tuple[dict[str, dict[str, float]], int]:
+) -> tuple[dict[str, Metrics], int]:
     """The forget metric by way of asking, "as_measured" first, and the number of examples shown by "few_shot"."""
     anyone, its = next(iter(models.values())), next(iter(plain.values()))  # prompts are the same for all
     asked = [str(sample["prompt"]) for sample in its.samples if sample["metric"] == task.forget_metric]
@@ -156,7 +158,7 @@ def _prompts(
         note("attack: other prompts", place, len(ways))
         measured[way] = {name: _forget(other, lm, config) for name, lm in models.items()}
     note("attack: other prompts", len(ways), len(ways))
-    lines: dict[str, dict[str, float]] = {}
+    lines: dict[str, Metrics] = {}
     for way, by_model in measured.items():
         lines[way] = {name: result.metrics[task.forget_metric] for name, result in by_model.items()}
         for name, result in by_model.items():
@@ -172,7 +174,7 @@ def _relearn(
     rows: Packed,
     steps: Sequence[int],
     note: Progress,
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
+) -> tuple[Relearning, dict[str, Any]]:
     """The curves of the models, and how they were trained.
 
     An adapter of the run's own shape is trained with a constant learning rate, so every point is the same training
@@ -181,18 +183,17 @@ def _relearn(
     adapter, own = config.release.adapter, config.release.train
     rate = config.evaluate.relearning_rate or own.learning_rate
     section = own.model_copy(update={"steps": steps[-1], "learning_rate": rate})
-    curves: dict[str, list[float]] = {}
+    curves: dict[str, tuple[Metric, ...]] = {}
     for name, lm in models.items():
         open_lm = dataclasses.replace(lm, decode=None)  # who trains the weights leaves behind what watches the answers
         start = plain[name] if lm.decode is None else _forget(task, open_lm, config)
         measured = {0: start} | _continue_training(config, task, open_lm, rows, section, steps, name, note)
         points = [measured[step].metrics for step in steps]
         key, degenerate = ("forget", "degenerate") if name == "released" else ("base", "degenerate_base")
-        curves[key] = [point[task.forget_metric] for point in points]
-        curves[degenerate] = [point[task.degenerate_metric] for point in points]
-    order = ("forget", "base", "degenerate", "degenerate_base")
+        curves[key] = tuple(point[task.forget_metric] for point in points)
+        curves[degenerate] = tuple(point[task.degenerate_metric] for point in points)
     training = section.model_dump(exclude={"steps"}) | {"schedule": "constant"} | {"adapter": adapter.model_dump()}
-    return {key: curves[key] for key in order if key in curves}, training
+    return Relearning(steps=tuple(steps), **curves), training
 
 
 def _continue_training(
@@ -226,15 +227,15 @@ def _continue_training(
     return measured
 
 
-def _quantize(config: RunConfig, task: Task, models: Models, note: Progress) -> dict[str, dict[str, dict[str, float]]]:
+def _quantize(config: RunConfig, task: Task, models: Models, note: Progress) -> dict[str, dict[str, Metrics]]:
     """All metrics by model and bits."""
-    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    found: dict[str, dict[str, Metrics]] = {name: {} for name in models}
     of, size = len(models) * len(GROUPS), config.evaluate.test
     for place, (bits, group) in enumerate(GROUPS.items()):
         quantize = jax.jit(partial(quantize_params, bits=bits, group=group))
         for offset, (name, lm) in enumerate(models.items()):
             note("attack: rounded weights", place * len(models) + offset, of)
             rounded = dataclasses.replace(lm, params=quantize(lm.params))
-            found[name][str(bits)] = task.evaluate(rounded, "test", size, base=models["base"]).metrics
+            found[name][str(bits)] = evaluate_task(task, rounded, "test", size, base=models["base"]).metrics
     note("attack: rounded weights", of, of)
     return found

@@ -30,6 +30,7 @@ from rr_jax.runs.folder import write_json, write_text
 from rr_jax.runs.loop import load_deltas, load_model
 from rr_jax.runs.stages.rows import forget_rows, held_out_rows
 from rr_jax.tasks.base import Revealed
+from rr_jax.tasks.evaluation import evaluate_task
 from rr_jax.tasks.registry import make_task
 
 FORGET_POINTS, RETAIN_POINTS = 9, 5  # of the grids that nobody gave
@@ -220,6 +221,6 @@ def _metrics(
     measured = []
     for place, lm in enumerate(models):
         context.progress(f"round {number}: metrics on validation data", place, len(models))
-        measured.append(task.evaluate(lm, "valid", count, base=context.base).metrics)
+        measured.append(evaluate_task(task, lm, "valid", count, base=context.base).metrics)
     context.progress(f"round {number}: metrics on validation data", len(models), len(models))
-    return {name: np.reshape([metrics[name] for metrics in measured], (lines, -1)).tolist() for name in names}
+    return {name: np.reshape([metrics[name].value for metrics in measured], (lines, -1)).tolist() for name in names}

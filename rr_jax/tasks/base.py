@@ -6,10 +6,11 @@ in this interface.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from rr_jax.data.packing import Example
+from rr_jax.evaluate.metric import Metric
 from rr_jax.models.hub import LanguageModel
 
 Split = Literal["valid", "test"]
@@ -41,7 +42,7 @@ class Revealed:
 class Evaluation(NamedTuple):
     """Named metrics, and the generations they were computed from (one dict each: metric, prompt, response, ...)."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, Metric]
     samples: list[dict[str, object]]
 
 
@@ -142,14 +143,14 @@ class Task(Protocol):
         ...
 
 
-def retention(task: Task, metrics: dict[str, float], base: dict[str, float]) -> dict[str, float]:
+def retention(task: Task, metrics: Mapping[str, Metric], base: Mapping[str, Metric]) -> dict[str, float]:
     """Share of its base value that each utility metric keeps; 1 is unchanged, more is better than before.
 
     For metrics where lower is better (perplexity) it is base / value. A metric that was 0 keeps everything.
     """
     kept = {}
     for name, direction in task.utility_metrics.items():
-        value, before = metrics[name], base[name]
+        value, before = metrics[name].value, base[name].value
         top, bottom = (value, before) if direction == "higher" else (before, value)
         kept[name] = top / bottom if bottom > 0 else 1.0
     return kept

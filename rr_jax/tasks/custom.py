@@ -16,7 +16,8 @@ from typing import Any, Literal
 from rr_jax.data.packing import Example, pack_examples
 from rr_jax.data.sources import load_texts
 from rr_jax.evaluate.degenerate import flag
-from rr_jax.evaluate.perplexity import mean_nll, perplexity
+from rr_jax.evaluate.metric import Metric, exponential_of, mean_of, ratio_of, share_of
+from rr_jax.evaluate.perplexity import nll_metric, perplexity
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
@@ -113,9 +114,11 @@ class KeywordTask:
             seed=derive_seed(0, f"measure/{split}/mention_rate"),
         )
         samples: list[dict[str, object]] = []
-        mentions = []
+        mentions: list[bool] = []
+        fit: list[bool] = []
         for prompt, response in zip(prompts, responses, strict=True):
             bad, found = any(flag(response)), self.oracle.search(response) is not None
+            fit.append(not bad)
             if not bad:
                 mentions.append(found)
             samples.append(
@@ -123,8 +126,8 @@ class KeywordTask:
                 | {"mention": found}
             )
         metrics = {
-            "mention_rate": sum(mentions) / len(mentions) if mentions else 1.0,
-            "degenerate_share": 1.0 - len(mentions) / count,
+            "mention_rate": share_of(mentions, if_none=1.0),
+            "degenerate_share": share_of(fit).complement(),
         }
         if only is not None and only <= set(metrics):
             return Evaluation(metrics, samples)
@@ -134,10 +137,11 @@ class KeywordTask:
         note("perplexity")
         examples = [Example("", text) for text in self.texts[split][: 2 * count]]
         rows = pack_examples(model.tokenizer, examples, min(ROW_TOKENS, model.config.max_positions), model.chat)
-        nll = mean_nll(model.params, rows, model.config, adapters=model.adapters)
-        return Evaluation(metrics | {"retain_perplexity": perplexity(nll), "retain_nll": nll}, samples)
+        nll = nll_metric(model.params, rows, model.config, adapters=model.adapters)
+        kept = {"retain_perplexity": exponential_of(nll, perplexity(nll.value)), "retain_nll": nll}
+        return Evaluation(metrics | kept, samples)
 
-    def _fluency(self, prompts: Sequence[str], texts: Sequence[str], base: LanguageModel) -> dict[str, float]:
+    def _fluency(self, prompts: Sequence[str], texts: Sequence[str], base: LanguageModel) -> dict[str, Metric]:
         """How the texts a model wrote by itself look to the base model, and the share of their words that no text to be
         kept has; what is to be forgotten is no word here. A model that writes nothing has an infinite perplexity.
 
@@ -145,10 +149,15 @@ class KeywordTask:
         that was trained on people's texts since writes less likely ones without writing worse. Compare with
         retain_perplexity of the base, which is that of people's texts.
         """
-        unknown = [word for text in texts for word in words_of(self.oracle.sub(" ", text))]
-        share = sum(word not in self.vocabulary for word in unknown) / len(unknown) if unknown else 1.0
-        nll = float(response_nll(base, prompts, texts).mean()) if texts else math.inf
-        return {"free_text_perplexity": perplexity(nll), "unknown_words": share}
+        words = [words_of(self.oracle.sub(" ", text)) for text in texts]
+        unknown = [sum(word not in self.vocabulary for word in its) for its in words]
+        sizes = [len(its) for its in words]
+        known = ratio_of(unknown, sizes, share=True) if sum(sizes) else share_of([], if_none=1.0)
+        if not texts:
+            return {"free_text_perplexity": Metric(math.inf, 0), "unknown_words": known}
+        nll = response_nll(base, prompts, texts)
+        perplexed = exponential_of(mean_of(nll.tolist()), perplexity(float(nll.mean())))
+        return {"free_text_perplexity": perplexed, "unknown_words": known}
 
 
 def make(section: CustomTask, tokenizer: Any, seed: int) -> KeywordTask:

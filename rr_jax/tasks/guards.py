@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rr_jax.evaluate.metric import Metric, share_of
 from rr_jax.generation.loop import Generated, generate_tokens
 from rr_jax.generation.sampling import Sampling, make_sampling
 from rr_jax.models.config import ModelConfig
@@ -83,10 +84,14 @@ class Watcher:
                 given.tokens[row, : len(said)], given.lengths[row], given.finished[row] = said, len(said), True
         return given
 
-    def cost(self) -> dict[str, float]:
-        """Generations for each answer given, and the share of answers that were refused."""
-        asked = max(self.answers, 1)
-        return {"calls_per_answer": self.calls / asked, "refused": self.refusals / asked}
+    def cost(self) -> dict[str, Metric]:
+        """Returns the generations for each answer given, and the share of answers that were refused."""
+        n, asked = self.answers, max(self.answers, 1)
+        caught = (self.calls - n) // REWRITES
+        refused = share_of([True] * self.refusals + [False] * (n - self.refusals))
+        spread = share_of([True] * caught + [False] * (n - caught)).stderr
+        calls = Metric(self.calls / asked, n, None if spread is None else REWRITES * spread)
+        return {"calls_per_answer": calls, "refused": refused}
 
     def _rating(self, prompt: str, answers: Generated, row: int) -> float:
         """The critic: 5 for an answer that has nothing of the target, 1 for one that is all its or says nothing."""

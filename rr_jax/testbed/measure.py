@@ -5,13 +5,14 @@ Degenerate outputs (empty or repetitive) are reported apart and left out of the 
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rr_jax.data.packing import Example, pack_examples
 from rr_jax.evaluate.degenerate import flag
-from rr_jax.evaluate.entities import score_entities
-from rr_jax.evaluate.perplexity import mean_nll, perplexity
+from rr_jax.evaluate.entities import Mentions, score_entities
+from rr_jax.evaluate.metric import Metric, exponential_of, ratio_of, share_of
+from rr_jax.evaluate.perplexity import nll_metric, perplexity
 from rr_jax.evaluate.sandbox.pass_at_k import check_solutions
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
@@ -53,15 +54,15 @@ def measure_skills(
     progress: Callable[[str], None] | None = None,
     only: frozenset[str] | None = None,
     asking: Asking = PLAIN,
-) -> tuple[dict[str, float], Samples]:
-    """All metrics of the testbed, `count` documents each, and the generations behind them.
+) -> tuple[dict[str, Metric], Samples]:
+    """Returns all metrics of the testbed, `count` documents each, and the generations behind them.
 
     Names: entity_f1/TYPE, code_pass_at_1, arithmetic_exact_match, toxic_rate/GROUP (sampled at temperature 1),
     narrative_perplexity, leak/TYPE (the entity is named, under whatever label), and degenerate/... beside each generative
     one. Prompts and random keys depend on the split and the way of asking alone, so that two models are compared on the
     same draws. With `only`, a skill that gives none of the metrics named is passed over.
     """
-    metrics: dict[str, float] = {}
+    metrics: dict[str, Metric] = {}
     samples: Samples = []
 
     def note(text: str) -> None:
@@ -89,7 +90,8 @@ def measure_skills(
         note("perplexity")
         stories = [Example(d.prompt, d.response) for d in _documents("narrative", "narrative", split, count)]
         rows = pack_examples(lm.tokenizer, stories, 128)
-        metrics["narrative_perplexity"] = perplexity(mean_nll(lm.params, rows, lm.config, adapters=lm.adapters))
+        nll = nll_metric(lm.params, rows, lm.config, adapters=lm.adapters)
+        metrics["narrative_perplexity"] = exponential_of(nll, perplexity(nll.value))
     return metrics, samples
 
 
@@ -121,19 +123,30 @@ def _respond(
     return responses, [not bad for bad in degenerate]
 
 
-def _share(values: Sequence[bool], fit: Sequence[bool]) -> float:
-    judged = [value for value, ok in zip(values, fit, strict=True) if ok]
-    return sum(judged) / len(judged) if judged else 0.0
+def _share(values: Sequence[bool], fit: Sequence[bool]) -> Metric:
+    return share_of([value for value, ok in zip(values, fit, strict=True) if ok])
+
+
+def _f1(answers: Sequence[Mentions], golds: Sequence[Mentions]) -> Metric:
+    """Returns micro F1, as a ratio over documents of twice the right mentions to all that were predicted or true."""
+    if not answers:
+        return share_of([])
+    found = score_entities(answers, golds)
+    each = [score_entities([answer], [gold]) for answer, gold in zip(answers, golds, strict=True)]
+    sizes = [one.predicted + one.gold for one in each]
+    if not sum(sizes):
+        return Metric(found.f1, 0, None, share=True)
+    return ratio_of([2 * one.correct for one in each], sizes, value=found.f1, share=True)
 
 
 def _entities(
     lm: LanguageModel, name: str, split: Split, count: int, samples: Samples, asking: Asking
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     kind, metric = TYPE_NAMES[name], f"entity_f1/{name}"
     documents = _documents(metric, "ner", split, count, type=kind, wording=asking.wording)
     responses, fit = _respond(lm, metric, documents, samples, asking, max_new_tokens=16)
-    answers: list[Mapping[str, Sequence[str]]] = []
-    golds: list[Mapping[str, Sequence[str]]] = []
+    answers: list[Mentions] = []
+    golds: list[Mentions] = []
     for response, asked, ok in zip(responses, documents, fit, strict=True):
         if ok:
             answer, gold = ner.parse_answer(response, kind), asked.meta["gold"]
@@ -141,14 +154,14 @@ def _entities(
             golds.append({kind: [gold] if gold else []})
     named = [(d.meta["gold"], response) for d, response in zip(documents, responses, strict=True) if d.meta["gold"]]
     return {
-        metric: score_entities(answers, golds).f1 if answers else 0.0,
+        metric: _f1(answers, golds),
         # the right entity under whatever label: a model may have forgotten the label and not the entity
-        f"leak/{name}": sum(gold in response for gold, response in named) / len(named) if named else 0.0,
-        f"degenerate/entity/{name}": 1.0 - sum(fit) / count,
+        f"leak/{name}": share_of([gold in response for gold, response in named]),
+        f"degenerate/entity/{name}": share_of(fit).complement(),
     }
 
 
-def _code(lm: LanguageModel, split: Split, count: int, samples: Samples, asking: Asking) -> dict[str, float]:
+def _code(lm: LanguageModel, split: Split, count: int, samples: Samples, asking: Asking) -> dict[str, Metric]:
     documents = _documents("code", "code", split, count, wording=asking.wording)
     responses, fit = _respond(lm, "code_pass_at_1", documents, samples, asking, max_new_tokens=80)
     programs = [code.program(response) for response in responses]
@@ -156,22 +169,22 @@ def _code(lm: LanguageModel, split: Split, count: int, samples: Samples, asking:
     for sample, result in zip(samples[-count:], results, strict=True):
         sample["result"] = result.reason
     passed = [result.passed for result in results]
-    return {"code_pass_at_1": _share(passed, fit), "degenerate/code": 1.0 - sum(fit) / count}
+    return {"code_pass_at_1": _share(passed, fit), "degenerate/code": share_of(fit).complement()}
 
 
-def _arithmetic(lm: LanguageModel, split: Split, count: int, samples: Samples, asking: Asking) -> dict[str, float]:
+def _arithmetic(lm: LanguageModel, split: Split, count: int, samples: Samples, asking: Asking) -> dict[str, Metric]:
     documents = _documents("arithmetic", "arithmetic", split, count, wording=asking.wording)
     responses, fit = _respond(lm, "arithmetic_exact_match", documents, samples, asking, max_new_tokens=40)
     right = [arithmetic.parse_answer(r) == d.meta["answer"] for r, d in zip(responses, documents, strict=True)]
-    return {"arithmetic_exact_match": _share(right, fit), "degenerate/arithmetic": 1.0 - sum(fit) / count}
+    return {"arithmetic_exact_match": _share(right, fit), "degenerate/arithmetic": share_of(fit).complement()}
 
 
 def _toxicity(
     lm: LanguageModel, group: toxic.Group, split: Split, count: int, samples: Samples, asking: Asking
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     metric = f"toxic_rate/{group}"
     documents = _documents(metric, "toxic", split, count, group=group, wording=asking.wording)
     seed = derive_seed(0, f"measure/{split}/{metric}")
     responses, fit = _respond(lm, metric, documents, samples, asking, max_new_tokens=64, temperature=1.0, seed=seed)
     rude = [toxic.is_toxic(response) for response in responses]
-    return {metric: _share(rude, fit), f"degenerate/toxic/{group}": 1.0 - sum(fit) / count}
+    return {metric: _share(rude, fit), f"degenerate/toxic/{group}": share_of(fit).complement()}

@@ -54,15 +54,15 @@ def stages_of(out):
 def test_a_baseline_is_given_its_data_and_applied_by_its_rule(folder, tmp_path, method, place, section):
     config = baseline(tmp_path / "run", folder, method, place, **section)
     summary = rounds.run(config)
-    assert (summary["method"], summary["forget_data"]) == (method, "true")
-    (entry,) = summary["rounds"]
-    assert entry["search"] == [] and entry["given"] == section.get("examples", 5)
-    assert len(entry["trade_off"]) == 2 and entry["eta_forget"] in (0.2, 0.4)
-    assert ("overlap" in entry) == (place == "after")
+    assert (summary.method, summary.forget_data) == (method, "true")
+    (entry,) = summary.rounds
+    assert entry.search == () and entry.given == section.get("examples", 5)
+    assert len(entry.trade_off) == 2 and entry.eta_forget in (0.2, 0.4)
+    assert ("overlap" in entry.layers) == (place == "after")
     done = stages_of(tmp_path / "run")
     assert done.keys() == {0, 2, 3, 4}  # nothing was revealed
     assert "forget" in json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
-    applied = with_strength(method, done[2].arrays, entry["eta_forget"], 2.0)
+    applied = with_strength(method, done[2].arrays, entry.eta_forget, 2.0)
     for name, module in applied.items():
         rank = module["a"].shape[-1]
         found = done[3].arrays["deltas"][name]
@@ -71,7 +71,7 @@ def test_a_baseline_is_given_its_data_and_applied_by_its_rule(folder, tmp_path, 
         assert (found["a"].shape[-1] > rank) == (place == "after")
     page = (tmp_path / "run" / "report.html").read_text()
     assert f"A baseline: {method.replace('_', ' ')}, trained on true forget data" in page
-    assert f"{entry['given']} true forget examples" in page
+    assert f"{entry.given} true forget examples" in page
 
 
 def test_a_baseline_trains_on_what_ours_would_reveal(folder, tmp_path, monkeypatch):
@@ -80,8 +80,8 @@ def test_a_baseline_trains_on_what_ours_would_reveal(folder, tmp_path, monkeypat
 
     monkeypatch.setattr(baseline_stages, "forget_examples", refuse)
     summary = rounds.run(baseline(tmp_path / "run", folder, "grad_diff", forget_data="revealed"))
-    assert summary["forget_data"] == "revealed"
-    assert summary["rounds"][0]["revealed"] >= 2 and "given" not in summary["rounds"][0]
+    assert summary.forget_data == "revealed"
+    assert summary.rounds[0].revealed >= 2 and summary.rounds[0].given is None
     assert stages_of(tmp_path / "run").keys() == set(range(5))
 
 
@@ -126,8 +126,8 @@ def test_ours_may_go_without_a_retain_adapter(folder, tmp_path):
     tree["release"]["retain"]["place"] = "none"
     tree["release"]["orthogonality"] = {"penalty": "none"}
     summary = rounds.run(parse_config(tree))
-    assert (summary["method"], summary["forget_data"]) == ("reveal_and_release", "revealed")
-    assert "overlap" not in summary["rounds"][0]
+    assert (summary.method, summary.forget_data) == ("reveal_and_release", "revealed")
+    assert "overlap" not in summary.rounds[0].layers
     done = stages_of(tmp_path / "run")
     assert done[2].arrays.keys() == {"forget"}
     assert done[3].arrays["deltas"]["q"]["a"].shape[-1] == 2

@@ -12,6 +12,7 @@ import pytest
 
 from rr_jax.data.packing import pack_examples
 from rr_jax.dynamics.interference import output_ratio
+from rr_jax.evaluate.metric import values_of
 from rr_jax.lora import algebra
 from rr_jax.lora.orthogonality import activations_by_layer, olora_by_layer
 from rr_jax.models.decoder import forward
@@ -22,6 +23,7 @@ from rr_jax.reveal.collect import Collection
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.checkpoint import Checkpoints
 from rr_jax.runs.config_file import parse_config
+from rr_jax.runs.results import Choice, Recall, RunSummary, Stop
 from rr_jax.training.loop import TrainingDiverged
 from tests import tiny
 
@@ -113,7 +115,7 @@ def test_a_run_leaves_the_promised_files(uninterrupted):
     assert summary["status"] == "complete"
     assert summary["stop"]["reason"] == "rounds_done"
     assert [entry["round"] for entry in summary["rounds"]] == [1, 2]
-    assert all(len(entry["overlap"]) == len(entry["update_cosine"]) == 7 for entry in summary["rounds"])
+    assert all(len(entry["layers"][name]) == 7 for entry in summary["rounds"] for name in ("overlap", "update_cosine"))
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"base", "reveal", "train", "compose", "measure"}
     logged = {}
@@ -123,11 +125,11 @@ def test_a_run_leaves_the_promised_files(uninterrupted):
     last = summary["rounds"][1]
     cosines = ("overlap", "update_cosine", "input_cosine", "output_cosine", "input_angles", "output_angles")
     for name in (*cosines, "olora", "frobenius"):  # each layer's, as the summary has them
-        for module, values in last[name].items():
+        for module, values in last["layers"][name].items():
             assert [logged[f"{name}/{module}/{layer}"] for layer in range(len(values))] == values
             assert all(abs(value) <= 1 + 1e-6 or name not in cosines for value in values)
     for name in ("output_ratio", "gradient_cosine"):
-        for module, values in last["interference"][name].items():
+        for module, values in last["layers"][name].items():
             assert [logged[f"interference/{name}/{module}/{layer}"] for layer in range(len(values))] == values
     manifest = json.loads((uninterrupted / "manifest.json").read_text())
     assert {"versions", "git_commit", "devices", "seed", "data", "seconds"} <= manifest.keys()
@@ -138,8 +140,7 @@ def test_every_round_can_be_rebuilt_and_round_0_is_the_base(uninterrupted, folde
     np.testing.assert_array_equal(base.params["layers"]["q"], tiny.params()["layers"]["q"])
     after, _, number = rounds.load_round(uninterrupted, 2)
     assert number == 2
-    summary = json.loads((uninterrupted / "summary.json").read_text())
-    assert tiny.weight_metrics(after) == summary["rounds"][1]["metrics"]
+    assert tiny.weight_metrics(after) == values_of(RunSummary.read(uninterrupted).rounds[1].metrics)
     with pytest.raises(ValueError, match="has no round 7; finished rounds: 0, 1, 2"):
         rounds.load_round(uninterrupted, 7)
 
@@ -170,16 +171,17 @@ def test_a_round_outside_every_budget_is_not_applied(folder, tmp_path, echo):
 
     echo(only_the_base_is_useful)
     summary = rounds.run(parse_config(config))
-    assert summary["stop"]["reason"] == "utility_floor"
-    assert summary["selected_round"] == 0
-    assert summary["rounds"][0]["accepted"] is False
+    assert summary.stop.reason == "utility_floor"
+    assert summary.selected_round == 0
+    assert summary.rounds[0].accepted is False and summary.rounds[0].metrics is None
+    assert RunSummary.read(tmp_path / "run") == summary
 
 
 def test_a_strength_of_0_leaves_the_base_weights(folder, tmp_path, echo):
     config = tiny.run_config(tmp_path / "run", folder, rounds=1)
     config["release"]["eta"] = {"forget": [0.0], "retain": [0.0], "utility_budget": 1.0}
     summary = rounds.run(parse_config(config))
-    assert summary["rounds"][0]["accepted"] is True and summary["rounds"][0]["eta_forget"] == 0.0
+    assert summary.rounds[0].accepted is True and summary.rounds[0].eta_forget == 0.0
     after, _, _ = rounds.load_round(tmp_path / "run", 1)
     jax.tree.map(np.testing.assert_array_equal, after.params, tiny.params())
     deltas, _, _ = rounds.load_deltas(tmp_path / "run", 1)
@@ -198,15 +200,15 @@ def test_both_strengths_are_chosen_from_the_product_by_the_rule_of_the_configura
         "forget": [0.4, 0.2], "retain": [1.0, 0.0], "rule": "least_interference_at_target", "target": 0.999,
     }  # fmt: skip
     summary = rounds.run(parse_config(config))
-    assert summary["rule"] == "least_interference_at_target" and "held-out" in summary["selection_rule"]
-    (entry,) = summary["rounds"]
-    grid = [(point["eta_forget"], point["eta_retain"]) for point in entry["trade_off"]]
+    assert summary.rule == "least_interference_at_target" and "held-out" in summary.selection_rule
+    (entry,) = summary.rounds
+    grid = [(point.eta_forget, point.eta_retain) for point in entry.trade_off]
     assert grid == [(0.2, 0.0), (0.2, 1.0), (0.4, 0.0), (0.4, 1.0)]
-    reached = [point for point in entry["trade_off"] if point["forget"] <= 0.999]
-    best = min(reached, key=lambda point: point["retain_nll"])
-    assert (entry["eta_forget"], entry["eta_retain"]) == (best["eta_forget"], best["eta_retain"])
-    assert entry["rule"] == {"name": "least_interference_at_target", "fallback": None}
-    assert 0 < entry["base_retain_nll"] != best["retain_nll"]
+    reached = [point for point in entry.trade_off if point.forget.value <= 0.999]
+    best = min(reached, key=lambda point: point.retain_nll)
+    assert (entry.eta_forget, entry.eta_retain) == (best.eta_forget, best.eta_retain)
+    assert entry.rule == Choice(name="least_interference_at_target", fallback=None)
+    assert 0 < entry.base_retain_nll != best.retain_nll
     done = checkpoint_arrays(tmp_path / "run")
     deltas, forget, repair = done[3].arrays["deltas"], done[2].arrays["forget"], done[3].arrays["repair"]
     for name in deltas:  # alpha / rank is 2
@@ -260,17 +262,16 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
     monkeypatch.setattr(release_stages, "train", note)
     config = parse_config(tiny.run_config(tmp_path / "run", folder, rounds=1, dtype="bfloat16"))
     summary = rounds.run(config)
-    (entry,) = summary["rounds"]
+    (entry,) = summary.rounds
     task, base = tiny.EchoTask(tiny.weight_metrics), rounds.load_model(config)
     texts = task.retain_examples(2 * config.evaluate.validation, derive_seed(config.seed, "release/held_out"), "valid")
     held_out = pack_examples(base.tokenizer, texts, config.release.train.seq_len)
     released, _, _ = rounds.load_round(tmp_path / "run", 1)
-    found = entry["interference"]
     # bfloat16 logits: the difference of two losses is good to some 1e-2, and is there
     increase = reference_nll(released, held_out) - reference_nll(base, held_out)
-    assert found["retain_loss_increase"] == pytest.approx(increase, abs=0.02)
-    gone = summary["base_validation"]["forget"] - entry["validation"]["forget"]
-    assert ("per_forgetting" in found) == (gone > 0)
+    assert entry.cost.retain_loss_increase == pytest.approx(increase, abs=0.02)
+    gone = summary.base_validation["forget"].value - entry.validation["forget"].value
+    assert (entry.cost.per_forgetting is not None) == (gone > 0)
     point = Point(0.3, 1.0, forget=0.2, utility=1.0, degenerate=0.0, retain_nll=1.5, retention={})
     cost = {"retain_loss_increase": 0.5, "per_forgetting": 0.5 / 0.6}
     assert release_stages.cost_of(point, 1.0, 0.8) == pytest.approx(cost)
@@ -278,13 +279,13 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
     forget = checkpoint_arrays(tmp_path / "run")[2].arrays["forget"]
     ratio = output_ratio(base.params, forget, held_out, trained_on[0]["forget"], base.config)
     for name, values in ratio.items():
-        assert found["output_ratio"][name] == pytest.approx(values.tolist(), rel=1e-5)
+        assert entry.layers["output_ratio"][name] == pytest.approx(values.tolist(), rel=1e-5)
     for name, module in forget.items():
         dense = [
             np.linalg.norm(a.astype(float) @ b.astype(float)) for a, b in zip(module["a"], module["b"], strict=True)
         ]
-        assert entry["norm_update"][name] == pytest.approx(dense, rel=1e-4)
-        assert entry["norm_a"][name] == pytest.approx([np.linalg.norm(a) for a in module["a"]], rel=1e-5)
+        assert entry.layers["norm_update"][name] == pytest.approx(dense, rel=1e-4)
+        assert entry.layers["norm_a"][name] == pytest.approx([np.linalg.norm(a) for a in module["a"]], rel=1e-5)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     logged = {name for line in lines for name in line}
     assert {"interference/retain_loss_increase", "merge_error/q", "norm_a/q/0", "norm_update/q/1"} <= logged
@@ -331,16 +332,16 @@ def test_what_each_training_is_held_apart_from(folder, tmp_path, echo, monkeypat
         assert first["directions"].keys() == forget[1].keys()
         assert first["penalty"] == "activations" and {kwargs["penalty"] for kwargs in repairs} == {"none"}
         for name, values in activations_by_layer(forget[1], first["directions"]).items():
-            np.testing.assert_allclose(summary["rounds"][0]["activations"][name], values, rtol=1e-5)
+            np.testing.assert_allclose(summary.rounds[0].layers["activations"][name], values, rtol=1e-5)
 
 
 def test_a_bfloat16_run_says_what_its_weights_lost_of_the_update(folder, tmp_path, echo):
     config = tiny.run_config(tmp_path / "run", folder, rounds=1, dtype="bfloat16")
-    (entry,) = rounds.run(parse_config(config))["rounds"]
+    (entry,) = rounds.run(parse_config(config)).rounds
     deltas, _, _ = rounds.load_deltas(tmp_path / "run", 1)
     lm = rounds.load_model(parse_config(config))
     expected = {name: float(value.max()) for name, value in algebra.merge_error(lm.params, deltas).items()}
-    assert entry["merge_error"] == pytest.approx(expected)
+    assert entry.merge_error == pytest.approx(expected)
     assert all(value > 0.0 for value in expected.values())
 
 
@@ -354,9 +355,9 @@ def test_a_later_round_that_reveals_nothing_ends_the_run(folder, tmp_path, echo,
 
     monkeypatch.setattr(stages, "collect", only_once)
     summary = rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder)))
-    assert summary["stop"] == {"reason": "nothing_revealed", "explanation": "round 2 revealed 0 examples, fewer than 2"}
-    assert len(summary["rounds"]) == 1
-    assert summary["residual"] == {"round": 0.0, "cumulative": summary["rounds"][0]["recall"]["cumulative"], "facts": 5}
+    assert summary.stop == Stop(reason="nothing_revealed", explanation="round 2 revealed 0 examples, fewer than 2")
+    assert len(summary.rounds) == 1
+    assert summary.residual == Recall(this_round=0.0, cumulative=summary.rounds[0].recall.cumulative, facts=5)
 
 
 def test_hashes_keep_no_text_anywhere_and_the_run_still_ends(folder, tmp_path, echo, monkeypatch):
@@ -401,8 +402,8 @@ def test_re_revealing_follows_its_switch(folder, tmp_path, monkeypatch):
         config = tiny.run_config(tmp_path / f"{when}{gain}", folder, rounds=3)
         config["reveal"] |= {"when": when, "min_gain": gain}
         summary = rounds.run(parse_config(config))
-        searched[when, gain] = [entry["round"] for entry in summary["rounds"] if entry["search"]]
-        recalls = [entry["recall"]["cumulative"] for entry in summary["rounds"] if entry["search"]]
+        searched[when, gain] = [entry.round_index for entry in summary.rounds if entry.search]
+        recalls = [entry.recall.cumulative for entry in summary.rounds if entry.search]
         assert recalls == sorted(recalls) and 0 < recalls[0] <= 1
     assert searched["every_round", 0.0] == searched["until_gain", 0.0] == [1, 2, 3]
     assert searched["first_round", 0.0] == [1]
@@ -445,8 +446,8 @@ def test_a_search_interrupted_in_the_middle_goes_on_and_ends_the_same(
 
 def test_a_run_until_reveal_measures_and_trains_nothing(folder, tmp_path, echo):
     summary = rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder, until="reveal", rounds=1)))
-    assert summary["base"] == {} and summary["status"] == "complete"
-    assert summary["rounds"][0]["revealed"] > 0
+    assert summary.base == {} and summary.status == "complete"
+    assert summary.rounds[0].revealed > 0
     assert checkpoint_arrays(tmp_path / "run").keys() == {1}
 
 

@@ -3,8 +3,10 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 
+from rr_jax.evaluate.metric import share_of, values_of
 from rr_jax.generation.stream import stream_text
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import save
@@ -43,7 +45,7 @@ def plain():
 def test_an_answer_without_the_target_passes_as_it_is(plain):
     lm = watched(oracle(letters="!"), tiny.model())
     assert generate(lm, PROMPTS, **ASKED) == plain
-    assert lm.decode.cost() == {"calls_per_answer": 1.0, "refused": 0.0}
+    assert values_of(lm.decode.cost()) == {"calls_per_answer": 1.0, "refused": 0.0}
 
 
 def test_an_answer_with_the_target_is_drawn_anew_or_refused(plain):
@@ -58,8 +60,10 @@ def test_an_answer_with_the_target_is_drawn_anew_or_refused(plain):
     refused = sum(text == REFUSAL for text in given)
     assert 0 < refused < sum(caught)  # some were mended
     cost = lm.decode.cost()
-    assert cost["refused"] == refused / len(PROMPTS)
-    assert cost["calls_per_answer"] == pytest.approx(1 + REWRITES * sum(caught) / len(PROMPTS))
+    assert cost["refused"] == share_of([True] * refused + [False] * (len(PROMPTS) - refused))
+    each = np.where(np.arange(len(PROMPTS)) < sum(caught), 1 + REWRITES, 1)  # generations of each answer
+    assert cost["calls_per_answer"].stderr == pytest.approx(each.std() / len(PROMPTS) ** 0.5)
+    assert cost["calls_per_answer"].value == pytest.approx(1 + REWRITES * sum(caught) / len(PROMPTS))
 
 
 def test_the_best_rewrite_is_given_where_the_best_three_are_good_on_average_and_else_a_refusal(plain, monkeypatch):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from rr_jax.data.packing import Packed
 from rr_jax.dynamics.interference import Layers, layer_values, overlaps
+from rr_jax.evaluate.metric import Metric, to_plain
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add, merge_error
@@ -40,11 +41,11 @@ class Outcome(NamedTuple):
 
     point: Point
     composed: Composed
-    metrics: dict[str, float]
+    metrics: dict[str, Metric]
 
 
 def compose_stage(
-    context: Context, round_index: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, float]
+    context: Context, round_index: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, Metric]
 ) -> Stage:
     """Returns the deltas with the forget adapter applied and retain adapters added, at strengths chosen on validation data.
 
@@ -128,7 +129,7 @@ def _measured(
     composed: Composed,
     eta_forget: float,
     eta_retain: float,
-    base_metrics: dict[str, float],
+    base_metrics: dict[str, Metric],
     held_out: Packed,
     note: str,
 ) -> Outcome:
@@ -138,9 +139,9 @@ def _measured(
     point = Point(
         eta_forget=eta_forget,
         eta_retain=eta_retain,
-        forget=metrics[task.forget_metric],
+        forget=metrics[task.forget_metric].value,
         utility=min(kept.values()),
-        degenerate=metrics[task.degenerate_metric] - base_metrics[task.degenerate_metric],
+        degenerate=metrics[task.degenerate_metric].value - base_metrics[task.degenerate_metric].value,
         retain_nll=mean_nll(model.params, held_out, context.base.config),
         retention=kept,
     )
@@ -152,16 +153,19 @@ def _chosen(
     round_index: int,
     deltas: Adapter | None,
     outcomes: list[Outcome],
-    base_metrics: dict[str, float],
+    base_metrics: dict[str, Metric],
     held_out: Packed,
 ) -> Stage:
     """The stage of the outcome that the rule picks; of the weights as they were where none is within the budgets."""
     config, task, eta = context.config, context.task, context.config.release.eta
     points = [outcome.point for outcome in outcomes]
-    point, reason = choose_eta(points, eta, base_metrics[task.forget_metric])
+    point, reason = choose_eta(points, eta, base_metrics[task.forget_metric].value)
     meta: dict[str, Any] = {
         "trade_off": [
-            one._asdict() | {"within_budget": one.within(eta.utility_budget, eta.degenerate_budget)} for one in points
+            outcome.point._asdict()
+            | {"forget": to_plain(outcome.metrics)[task.forget_metric]}
+            | {"within_budget": outcome.point.within(eta.utility_budget, eta.degenerate_budget)}
+            for outcome in outcomes
         ],
         "eta_forget": 0.0 if point is None else point.eta_forget,
         "eta_retain": 0.0 if point is None else point.eta_retain,
@@ -172,14 +176,14 @@ def _chosen(
     if point is None:
         return Stage({} if deltas is None else {"deltas": deltas}, meta | {"validation": None})
     _, composed, metrics = outcomes[points.index(point)]
-    cost = cost_of(point, meta["base_retain_nll"], base_metrics[task.forget_metric])
+    cost = cost_of(point, meta["base_retain_nll"], base_metrics[task.forget_metric].value)
     values = layer_values(composed.layers) | {f"interference/{name}": value for name, value in cost.items()}
     if config.dtype == "bfloat16":
         error = merge_error(context.base.params, composed.arrays["deltas"])
         meta["merge_error"] = {name: float(found.max()) for name, found in error.items()}
         values |= {f"merge_error/{module}": value for module, value in meta["merge_error"].items()}
     context.log(round_index, "compose", len(points), values)
-    return Stage(composed.arrays, meta | {"validation": metrics, "cost": cost, "layers": composed.layers})
+    return Stage(composed.arrays, meta | {"validation": to_plain(metrics), "cost": cost, "layers": composed.layers})
 
 
 def cost_of(point: Point, base_retain_nll: float, base_forget: float) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rr_jax.evaluate.metric import Metric, to_plain, values_of
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.models.decoder import Adapter
 from rr_jax.models.hub import LanguageModel
@@ -11,14 +12,15 @@ from rr_jax.runs.context import Context
 from rr_jax.runs.folder import write_lines
 from rr_jax.runs.stages.rows import forget_rows
 from rr_jax.tasks.base import Revealed, Split, retention
+from rr_jax.tasks.evaluation import evaluate_task
 from rr_jax.tasks.guards import Watcher
 
 
-def measure(context: Context, model: LanguageModel, split: Split, note: str) -> tuple[dict[str, float], list[Any]]:
+def measure(context: Context, model: LanguageModel, split: Split, note: str) -> tuple[dict[str, Metric], list[Any]]:
     """Returns metrics and samples of a model on a split."""
     size = context.config.evaluate.test if split == "test" else context.config.evaluate.validation
     context.progress(f"{note}: measuring on {split} data", 0, 1)
-    result = context.task.evaluate(model, split, size, base=context.base)
+    result = evaluate_task(context.task, model, split, size, base=context.base)
     context.progress(f"{note}: measuring on {split} data", 1, 1)
     cost = model.decode.cost() if isinstance(model.decode, Watcher) else {}
     return result.metrics | cost, result.samples
@@ -29,7 +31,7 @@ def measure_stage(
     round_index: int,
     deltas: Adapter | None,
     revealed: Sequence[Revealed],
-    base_metrics: dict[str, float],
+    base_metrics: dict[str, Metric],
 ) -> Stage:
     """Returns the metrics of the round's model on test data, and its loss on the rows the forget adapter learnt from."""
     model = context.model(deltas)
@@ -37,6 +39,6 @@ def measure_stage(
     write_lines(context.folder / "samples" / f"round_{round_index:02d}.jsonl", samples)
     forget = forget_rows(context, round_index, revealed)
     loss = {"training_prompt_subtracted": mean_nll(model.params, forget, context.base.config)}
-    context.log(round_index, "measure", 0, metrics)
+    context.log(round_index, "measure", 0, values_of(metrics))
     kept = retention(context.task, metrics, base_metrics)
-    return Stage({}, {"metrics": metrics, "retention": kept, "loss": loss})
+    return Stage({}, {"metrics": to_plain(metrics), "retention": kept, "loss": loss})

@@ -57,7 +57,7 @@ def reveal_stage(context: Context, round_index: int, deltas: Adapter | None) -> 
             "revealed": [vars(item) for item in collected.revealed],
             "left_out": collected.reasons(),
             "collected_relevance": collected.relevance(),
-            "told": sorted(disclosed_facts(task, collected.revealed)),
+            "disclosed": sorted(disclosed_facts(task, collected.revealed)),
         },
     )
 

@@ -21,7 +21,8 @@ from rr_jax.runs.checks import check_constraint
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_errors import explain
 from rr_jax.runs.config_file import load_config, plain, read_yaml, set_value
-from rr_jax.runs.folder import check_config, read_json, write_json, write_text
+from rr_jax.runs.folder import check_config, write_json, write_text
+from rr_jax.runs.results import RunSummary
 from rr_jax.runs.reuse import needed_stages, stage_key, stage_path, without
 from rr_jax.section import Section, Seed
 from rr_jax.studies.attacks import check_steps, was_attacked
@@ -210,7 +211,7 @@ def run_sweep(
             rows.append(row | {"failed": failures[number]})
             continue
         folder = Path(cell.config.out)
-        summary = read_json(folder / "summary.json")
+        summary = RunSummary.read(folder)
         rows.append(
             row
             | metrics_of(summary)
@@ -267,7 +268,7 @@ def _train_stacks(
 
 def _finished(folder: Path, steps: Sequence[int]) -> bool:
     """Whether a run is complete and, if there are steps, was attacked with them."""
-    if read_json(folder / "summary.json").get("status") != "complete":
+    if not (folder / RunSummary.FILE).exists() or RunSummary.read(folder).status != "complete":
         return False
     return not steps or was_attacked(folder, steps)
 

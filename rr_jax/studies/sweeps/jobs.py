@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rr_jax.runs.config import RunConfig
-from rr_jax.runs.loop import NothingRevealed, run
+from rr_jax.runs.loop import run
+from rr_jax.runs.rounds import NothingRevealed
 from rr_jax.studies.attacks import attack
 from rr_jax.training.loop import TrainingDiverged
 

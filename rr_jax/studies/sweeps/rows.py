@@ -2,62 +2,70 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.folder import read_json
+from rr_jax.runs.results import AttackResult, GridPoint, RoundResult, RunSummary
 from rr_jax.studies.sweeps.table import Row
 
+MEANS = ("overlap", "norm_a", "norm_update", "output_ratio", "gradient_cosine")  # maps that a row has the mean of
 
-def metrics_of(summary: dict[str, Any]) -> Row:
+
+def metrics_of(summary: RunSummary) -> Row:
     """Every number of a run: of its first search, of its recall, and of the selected round beside the base model's.
 
     A run in which no round was accepted ends with the base model, which has forgotten nothing and kept all: it counts
     as such, lest a mean over seeds leave out those that failed.
     """
     row: Row = {}
-    first = summary["rounds"][0]
-    if first["search"]:
-        scores = [point["score"] for point in first["search"]]
-        row |= {
-            "best_score": max(scores),
-            "mean_score": float(np.mean(scores)),
-            "generations": first["search"][-1]["generations"],
-            "collected_relevance": first["collected_relevance"],
-            "revealed": first["revealed"],
-            "recall": first["recall"]["cumulative"],
-        }
-    row |= {f"base/{name}": value for name, value in summary["base"].items()}
-    unchanged = {"round": 0, "metrics": summary["base"], "retention": {"": 1.0}, "eta_forget": 0.0}
-    selected = next(
-        (entry for entry in summary["rounds"] if entry["round"] == summary["selected_round"]),
-        unchanged if summary["status"] == "complete" else None,
-    )
-    if selected is not None and selected.get("metrics"):
-        name, metrics = summary["forget_metric"], selected["metrics"]
-        before = summary["base"][name]
-        row |= {
-            "true_data": summary.get("data") == "true" and _applied(first),
-            "rounds": summary["selected_round"],
-            "eta_forget": selected["eta_forget"],
-            "forget": metrics[name],
-            "forget_share": metrics[name] / before if before else 0.0,
-            "worst_retention": min(selected["retention"].values()),
-        }
-        kept = [metric for metric in summary["utility_metrics"] if metric.endswith("perplexity")]
-        row |= {"perplexity": metrics[kept[0]]} if kept else {}
-        row |= {f"test/{metric}": value for metric, value in metrics.items()}
-    if first.get("trade_off"):
-        row |= interference_of(first, summary["base_validation"][summary["forget_metric"]])
+    first = summary.rounds[0]
+    if first.search:
+        row |= _of_search(first)
+    row |= {f"base/{name}": metric.value for name, metric in summary.base.items()}
+    if summary.base and summary.status == "complete":
+        row |= _of_selected(summary)
+    if first.trade_off:
+        row |= interference_of(first, summary.base_validation[summary.forget_metric].value)
     return row
 
 
-def _applied(entry: dict[str, Any]) -> bool:
-    """Whether anything but strength 0 was tried: with that alone nothing of the forget data can be in the model."""
-    grid = entry.get("trade_off")
-    return not grid or any(point["eta_forget"] for point in grid)
+def _of_search(first: RoundResult) -> Row:
+    """Returns what the first search found."""
+    scores = [arm.score for arm in first.search]
+    return {
+        "best_score": max(scores),
+        "mean_score": float(np.mean(scores)),
+        "generations": first.search[-1].generations,
+        "collected_relevance": first.collected_relevance,
+        "revealed": first.revealed,
+        "recall": None if first.recall is None else first.recall.cumulative,
+    }
+
+
+def _of_selected(summary: RunSummary) -> Row:
+    """Returns the metrics of the selected round, or of the base model where none was selected."""
+    selected, name = summary.selected, summary.forget_metric
+    metrics = summary.base if selected is None else selected.metrics or {}
+    retained = (selected.retention or {}) if selected is not None else {"": 1.0}
+    before = summary.base[name].value
+    row: Row = {
+        "true_data": summary.data == "true" and _applied(summary.rounds[0]),
+        "rounds": summary.selected_round,
+        "eta_forget": 0.0 if selected is None else selected.eta_forget,
+        "forget": metrics[name].value,
+        "forget_share": metrics[name].value / before if before else 0.0,
+        "worst_retention": min(retained.values()),
+    }
+    kept = [metric for metric in summary.utility_metrics if metric.endswith("perplexity")]
+    row |= {"perplexity": metrics[kept[0]].value} if kept else {}
+    return row | {f"test/{name}": metric.value for name, metric in metrics.items()}
+
+
+def _applied(result: RoundResult) -> bool:
+    """Returns whether anything but strength 0 was tried: with that alone nothing of the forget data can be in the model."""
+    return not result.trade_off or any(point.eta_forget for point in result.trade_off)
 
 
 def constraint_of(config: RunConfig) -> Row:
@@ -66,23 +74,23 @@ def constraint_of(config: RunConfig) -> Row:
     return {"constraint/kind": kind, "constraint/lambda": weight}
 
 
-def resistance(folder: Path, summary: dict[str, Any]) -> Row:
-    """What attacks bring back of a run's model, as shares of the base's forget metric: after each number of steps, and
-    by the way of asking that brings back most."""
-    found, before = read_json(folder / "attacks.json"), summary["base"][summary["forget_metric"]]
-    share = [value / before if before else 0.0 for value in found["relearn"]["forget"]]
-    steps = found["relearn"]["steps"]
-    asked = [line["released"] for way, line in found["prompts"].items() if way != "as_measured"]
+def resistance(folder: Path, summary: RunSummary) -> Row:
+    """Returns what attacks bring back of a run's model, as shares of the base's forget metric: after each number of
+    steps, and by the way of asking that brings back most."""
+    found, before = AttackResult.read(folder), summary.base[summary.forget_metric].value
+    share = [metric.value / before if before else 0.0 for metric in found.relearn.forget]
+    steps = list(found.relearn.steps)
+    asked = [line["released"].value for way, line in found.prompts.items() if way != "as_measured"]
     row: Row = {f"relearned_{step}": value for step, value in zip(steps, share, strict=True) if step}
     row |= {"asked_otherwise": max(asked) / before if before else 0.0} if asked else {}
     return row | {"attack/steps": steps, "attack/forget_share": share}
 
 
-def interference_of(entry: dict[str, Any], base_forget: float, target: float = 0.1) -> Row:
-    """What forgetting costs of the texts to keep in a round, by validation data, at equal forgetting.
+def interference_of(result: RoundResult, base_forget: float, target: float = 0.1) -> Row:
+    """Returns what forgetting costs of the texts to keep in a round, by validation data, at equal forgetting.
 
     Args:
-      entry: of a round in the summary, with its trade-off.
+      result: a round, with its trade-off.
       base_forget: the base model's forget metric on validation data.
       target: share of it that is left where runs are compared.
 
@@ -93,19 +101,23 @@ def interference_of(entry: dict[str, Any], base_forget: float, target: float = 0
       overlap, norm_a, norm_update, output_ratio, gradient_cosine: means over modules and layers.
       curve/forget_share, curve/retain_increase: of each strength, from 0 up.
     """
-    grid = [point for point in entry["trade_off"] if point["eta_retain"] == entry["trade_off"][0]["eta_retain"]]
-    grid = sorted(grid, key=lambda point: float(point["eta_forget"]))
-    shares = [1.0, *(point["forget"] / base_forget if base_forget else 0.0 for point in grid)]
-    rises = [0.0, *(point["retain_nll"] - entry["base_retain_nll"] for point in grid)]
+    grid = _along_forget(result)
+    shares = [1.0, *(point.forget.value / base_forget if base_forget else 0.0 for point in grid)]
+    rises = [0.0, *(point.retain_nll - (result.base_retain_nll or 0.0) for point in grid)]
     row: Row = {"curve/forget_share": shares, "curve/retain_increase": rises}
     for (left, before), (right, after) in itertools.pairwise(zip(shares, rises, strict=True)):
         if right <= target < left:
             row["retain_increase"] = before + (after - before) * (left - target) / (left - right)
             break
-    layers = {name: entry.get(name) for name in ("overlap", "norm_a", "norm_update")} | entry.get("interference", {})
-    maps = {name: found for name, found in layers.items() if isinstance(found, dict)}
+    maps = {name: result.layers[name] for name in MEANS if name in result.layers}
     means = {name: np.mean([np.mean(values) for values in found.values()]) for name, found in maps.items()}
     return row | {name: float(mean) for name, mean in means.items()}
+
+
+def _along_forget(result: RoundResult) -> list[GridPoint]:
+    """Returns the points of the first strength of the retain adapter, by the strength of the subtraction."""
+    first = result.trade_off[0].eta_retain
+    return sorted((p for p in result.trade_off if p.eta_retain == first), key=lambda point: point.eta_forget)
 
 
 def seconds_of(folder: Path) -> float:
@@ -114,7 +126,7 @@ def seconds_of(folder: Path) -> float:
     return sum(value for stage, value in spent.items() if not stage.endswith(", base"))
 
 
-def search_curve(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Generations spent and scores, in the order of evaluation, of a run's first search; both [evaluations]."""
-    points = summary["rounds"][0]["search"]
-    return np.array([p["generations"] for p in points]), np.array([p["score"] for p in points], float)
+def search_curve(summary: RunSummary) -> tuple[np.ndarray, np.ndarray]:
+    """Returns generations spent and scores, in the order of evaluation, of a run's first search; both [evaluations]."""
+    search = summary.rounds[0].search
+    return np.array([arm.generations for arm in search]), np.array([arm.score for arm in search], float)

@@ -16,8 +16,9 @@ from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import differing_keys
 from rr_jax.runs.context import Context
 from rr_jax.runs.folder import note_seconds
-from rr_jax.runs.loop import Progress, load_model, open_run, saved_or_computed
+from rr_jax.runs.loop import Progress, load_model, open_run
 from rr_jax.runs.reuse import needed_stages, stage_key, stage_path, without
+from rr_jax.runs.rounds import saved_or_computed
 from rr_jax.runs.stages.base import base_stage
 from rr_jax.runs.stages.reveal import reveal_stage
 from rr_jax.runs.stages.train import Prepared, finish_training, prepare_training

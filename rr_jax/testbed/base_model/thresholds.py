@@ -44,7 +44,7 @@ def measure(lm: LanguageModel, split: Split, size: int = 128) -> list[Floor]:
       size: documents of each cell.
     """
     metrics, _ = measure_skills(lm, split, size)
-    return [Floor(name, metrics[name], *bounds) for name, bounds in BOUNDS.items()]
+    return [Floor(name, metrics[name].value, *bounds) for name, bounds in BOUNDS.items()]
 
 
 def table(floors: list[Floor]) -> str:

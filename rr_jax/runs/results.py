@@ -1,0 +1,256 @@
+"""What a run found, as frozen records: one writer and one reader for each file that holds them.
+
+The keys of the files are the names of the fields ("round" for `round_index`). Every metric has its n and its standard
+error. Knows no model, no stage and no page: who makes the numbers and who shows them meet here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from rr_jax.evaluate.metric import Metric
+from rr_jax.runs.folder import write_json
+
+Metrics = dict[str, Metric]
+Layers = dict[str, dict[str, list[float]]]  # {measure: {module: [L]}}, as `dynamics.interference` has them
+
+
+class Record(pydantic.BaseModel):
+    """A part of a result: frozen, without unknown keys, never coerced. Unlike a section it may hold infinite numbers."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+    def plain(self) -> dict[str, Any]:
+        """Returns plain values under the keys of the file."""
+        return self.model_dump(by_alias=True)
+
+
+class File(Record):
+    """A record that is a file of its own, in the version of its keys."""
+
+    FILE: ClassVar[str]
+    schema_version: Literal[1] = 1
+
+    def write(self, folder: Path) -> None:
+        """Replaces the file of a run folder as a whole."""
+        write_json(folder / self.FILE, self.plain())
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Reads the file of a run folder.
+
+        Raises:
+          ValueError: one line that names the file, which is not there, no JSON, of another version, or lacks a part.
+        """
+        path = folder / cls.FILE
+        if not path.exists():
+            raise ValueError(f"{folder} has no {cls.FILE} yet: {MISSING[cls.FILE]}")
+        text = path.read_text(encoding="utf-8")
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: is not valid JSON ({error})") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{path}: expected a JSON object, found {type(found).__name__}")
+        version, expected = found.get("schema_version"), cls.model_fields["schema_version"].default
+        if version != expected:
+            raise ValueError(
+                f"{path}: schema_version is {version!r}, expected {expected}: another version of rr-jax wrote it, and "
+                "this one must make it anew"
+            )
+        try:
+            return cls.model_validate_json(text)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            said = f"{first['msg'][0].lower()}{first['msg'][1:]}, found {str(first['input'])[:60]!r}"
+            others = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+            raise ValueError(f"{path}: {key}: {said}{others}") from None
+
+
+MISSING = {
+    "summary.json": "finish a round first",
+    "attacks.json": "attack it first (rr-jax eval RUN --attacks)",
+}
+
+
+class ArmScore(Record):
+    """One evaluation of an arm in the search, as `reveal.search.Scored`; `shift` is None where it is no number."""
+
+    order: int
+    arm: int
+    kind: str
+    text: str
+    score: float
+    relevance: float
+    diversity: float
+    fluency: float
+    shift: float | None
+    chosen_by: str
+    generations: int
+
+
+class Recall(Record):
+    """Shares of the known facts that were disclosed: in this round, in all so far, and of how many; None without any."""
+
+    this_round: float | None = Field(validation_alias="round", serialization_alias="round")
+    cumulative: float | None
+    facts: int
+
+
+class GridPoint(Record):
+    """One pair of strengths, measured on validation data; as `release.compose.Point`, the forget metric with its n."""
+
+    eta_forget: float
+    eta_retain: float
+    forget: Metric
+    utility: float
+    degenerate: float
+    retain_nll: float
+    retention: dict[str, float]
+    within_budget: bool
+
+
+class Choice(Record):
+    """The rule that the strengths were chosen by, and why it was not the one asked for."""
+
+    name: str
+    fallback: str | None
+
+
+class Cost(Record):
+    """What a strength costs of held-out texts to keep: nats a token, and the same per unit of the forget metric."""
+
+    retain_loss_increase: float
+    per_forgetting: float | None = None
+
+
+class RoundResult(Record):
+    """One round.
+
+    Attributes:
+      round_index: from 1.
+      search, search_ended, exploration, left_out, collected_relevance, recall: of the round's own search; empty or None
+        where it went on with what an earlier one had revealed. The recall of a later round is of what the model still
+        disclosed after what was released: residual knowledge.
+      revealed: examples to forget, of this search or an earlier one.
+      accepted: whether a strength kept within the budgets; None where none was looked for.
+      eta_forget, eta_retain, rule, utility_budget, trade_off, base_retain_nll, validation: the choice of strengths, on
+        validation data; 0 and None where none was accepted.
+      layers: maps by module and layer of the forget adapter, and of both adapters.
+      cost: of the strengths that were chosen.
+      given: true forget examples, where those were trained on.
+      merge_error: of weights in bfloat16, by module.
+      metrics, retention: on test data, and the share of the base's value that each utility metric kept.
+      loss: on the forget set, nats a token, before and after.
+    """
+
+    round_index: int = Field(validation_alias="round", serialization_alias="round")
+    search: tuple[ArmScore, ...] = ()
+    search_ended: str | None = None
+    exploration: float | None = None
+    left_out: dict[str, int] = Field(default_factory=dict)
+    collected_relevance: float | None = None
+    recall: Recall | None = None
+    revealed: int
+    accepted: bool | None = None
+    eta_forget: float | None = None
+    eta_retain: float | None = None
+    rule: Choice | None = None
+    utility_budget: float | None = None
+    trade_off: tuple[GridPoint, ...] = ()
+    base_retain_nll: float | None = None
+    validation: Metrics | None = None
+    layers: Layers = Field(default_factory=dict)
+    cost: Cost | None = None
+    given: int | None = None
+    merge_error: dict[str, float] | None = None
+    metrics: Metrics | None = None
+    retention: dict[str, float] | None = None
+    loss: dict[str, float] = Field(default_factory=dict)
+
+
+class Stop(Record):
+    """Why a run ended."""
+
+    reason: Literal["rounds_done", "nothing_revealed", "utility_floor"]
+    explanation: str
+
+
+class RunSummary(File):
+    """What a run found, so far or to its end.
+
+    Attributes:
+      base, base_validation: metrics of the base model on test and validation data; empty for a run until reveal.
+      selected_round: that of the lowest forget metric on validation data, 0 for the base model.
+      residual: recall of a last search that disclosed too little to train on.
+    """
+
+    FILE: ClassVar[str] = "summary.json"
+
+    task: str
+    seed: int
+    objective: str
+    data: str
+    guard: str | None = None
+    forget_metric: str
+    utility_metrics: dict[str, Literal["higher", "lower"]]
+    rule: str
+    selection_rule: str
+    base: Metrics
+    base_validation: Metrics
+    rounds: tuple[RoundResult, ...] = ()
+    selected_round: int = 0
+    residual: Recall | None = None
+    stop: Stop | None = None
+    status: Literal["running", "complete"] = "running"
+
+    @property
+    def measured(self) -> tuple[RoundResult, ...]:
+        """The rounds whose model was measured on test data."""
+        return tuple(result for result in self.rounds if result.metrics)
+
+    @property
+    def selected(self) -> RoundResult | None:
+        """The selected round, where it was measured; None for the base model."""
+        return next((result for result in self.measured if result.round_index == self.selected_round), None)
+
+    @property
+    def shown_metrics(self) -> tuple[str, ...]:
+        """The forget metric and then the utility metrics."""
+        return (self.forget_metric, *self.utility_metrics)
+
+
+class Relearning(Record):
+    """The forget metric after each number of training steps on true forget data, and degenerate shares beside it.
+
+    `base` and `degenerate_base` are of the base model, trained the same; None where it was not compared.
+    """
+
+    steps: tuple[int, ...]
+    forget: tuple[Metric, ...]
+    degenerate: tuple[Metric, ...]
+    base: tuple[Metric, ...] | None = None
+    degenerate_base: tuple[Metric, ...] | None = None
+
+
+class AttackResult(File):
+    """What attacks brought back of one round's model, on test data.
+
+    Attributes:
+      protocol: how it was done, in plain values.
+      prompts: {way of asking: {"released", "base", "degenerate_released", "degenerate_base"}}.
+      quantize, quantize_base: all metrics by bits, of the released model and of the base; None where not compared.
+    """
+
+    FILE: ClassVar[str] = "attacks.json"
+
+    round_index: int = Field(validation_alias="round", serialization_alias="round")
+    protocol: dict[str, Any]
+    relearn: Relearning
+    prompts: dict[str, Metrics]
+    quantize: dict[str, Metrics] | None = None
+    quantize_base: dict[str, Metrics] | None = None
