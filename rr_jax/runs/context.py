@@ -68,7 +68,7 @@ def measure(context: Context, deltas: Adapter | None, split: Split, note: str) -
 
 def base_stage(context: Context) -> Stage:
     """The base model measured on both splits."""
-    validation, _ = measure(context, None, "valid", "base")
+    validation, _ = measure(context, None, "validation", "base")
     test, samples = measure(context, None, "test", "base")
     write_lines(context.folder / "samples" / "base.jsonl", samples)
     context.log(0, "base", 0, test)

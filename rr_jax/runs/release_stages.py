@@ -68,7 +68,7 @@ def held_out_rows(context: Context) -> Packed:
     """Validation texts of what is to be kept, the same in every round: never trained on, and never test data."""
     config = context.config
     seed = derive_seed(config.seed, "release/held_out")
-    examples = context.task.retain_examples(2 * config.evaluate.validation, seed, "valid")
+    examples = context.task.retain_examples(2 * config.evaluate.validation, seed, "validation")
     return pack(context, examples, config.release.train)
 
 
@@ -230,7 +230,7 @@ def choose_strength(
         for eta_retain in added_strengths:
             arrays, layers = build(eta_forget, eta_retain)
             name = f"eta {eta_forget:g}" + (f" and {eta_retain:g}" if len(added_strengths) > 1 else "")
-            metrics, _ = measure(context, arrays["deltas"], "valid", f"round {round_index}, {name}")
+            metrics, _ = measure(context, arrays["deltas"], "validation", f"round {round_index}, {name}")
             kept = retention(task, metrics, base_metrics)
             point = Point(
                 eta_forget=eta_forget,

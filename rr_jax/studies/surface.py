@@ -129,7 +129,7 @@ def draw_surface(
     if metrics:
         points = np.array(list(itertools.product(*grids)), np.float32)
         models = models_at(base, points, forget=forget, retain=retain, before=before, strategy=strategy)
-        found["metrics"] = {"split": "valid", "count": config.evaluate.validation} | _metrics(
+        found["metrics"] = {"split": "validation", "count": config.evaluate.validation} | _metrics(
             context, number, models, len(grids[0])
         )
     write_json(folder / "surface.json", found)
@@ -237,6 +237,6 @@ def _metrics(
     measured = []
     for place, lm in enumerate(models):
         context.progress(f"round {number}: metrics on validation data", place, len(models))
-        measured.append(task.evaluate(lm, "valid", count, base=context.base).metrics)
+        measured.append(task.evaluate(lm, "validation", count, base=context.base).metrics)
     context.progress(f"round {number}: metrics on validation data", len(models), len(models))
     return {name: np.reshape([metrics[name] for metrics in measured], (lines, -1)).tolist() for name in names}

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple, Protocol
 from rr_jax.data.packing import Example
 from rr_jax.models.hub import LanguageModel
 
-Split = Literal["valid", "test"]
-RetainSplit = Literal["train", "valid"]  # test data is given to nobody
+Split = Literal["validation", "test"]
+RetainSplit = Literal["train", "validation"]  # test data is given to nobody
 
 
 class Reading(NamedTuple):

@@ -20,7 +20,7 @@ from rr_jax.evaluate.perplexity import mean_nll, perplexity
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
-from rr_jax.random import derive_seed
+from rr_jax.random import derive_seed, split_label
 from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split
 from rr_jax.tasks.config import CustomTask
 
@@ -36,7 +36,7 @@ class KeywordTask:
     """The oracle, the retain texts by split, and the instructions made from both."""
 
     oracle: re.Pattern[str]
-    texts: dict[str, tuple[str, ...]]  # of "train", "valid" and "test"
+    texts: dict[str, tuple[str, ...]]  # of "train", "validation" and "test"
     instructions: Sequence[str]
     neutral: str
     others: Sequence[str]
@@ -110,7 +110,7 @@ class KeywordTask:
             prompts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
-            seed=derive_seed(0, f"measure/{split}/mention_rate"),
+            seed=derive_seed(0, f"measure/{split_label(split)}/mention_rate"),
         )
         samples: list[dict[str, object]] = []
         mentions = []
@@ -236,7 +236,7 @@ def retain_splits(texts: Sequence[str], oracle: re.Pattern[str]) -> dict[str, tu
     ordered = sorted(usable, key=lambda text: hashlib.sha256(text.encode()).digest())
     tenth = len(ordered) // 10
     return {
-        "valid": tuple(ordered[:tenth]),
+        "validation": tuple(ordered[:tenth]),
         "test": tuple(ordered[tenth : 2 * tenth]),
         "train": tuple(ordered[2 * tenth :]),
     }

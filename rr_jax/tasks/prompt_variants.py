@@ -27,7 +27,7 @@ def askings(
 ) -> tuple[dict[str, Task], int]:
     """The task asking in other ways, by name, and how many examples "few_shot" shows.
 
-    On the testbed: "wording_train" and "wording_valid" (instructions of the splits that evaluation does not use),
+    On the testbed: "wording_train" and "wording_validation" (instructions of the splits that evaluation does not use),
     "few_shot" and "prefill" (the answer is begun for the model). Of a custom task: "openings" of texts, "named" (those
     of its instructions that hold the target themselves; what counts is only what the model adds) and "few_shot". As many
     examples are shown, at most SHOTS, as leave room for every prompt; "few_shot" is missing when none does.
@@ -45,7 +45,7 @@ def askings(
     if isinstance(task, TestbedTask):
         asked = {
             "wording_train": Asking(wording="train"),
-            "wording_valid": Asking(wording="valid"),
+            "wording_validation": Asking(wording="validation"),
             "prefill": Asking(prefill=f" {TYPE_NAMES[section.forget]}:")
             if isinstance(section, NerTask)
             else Asking(prefill=PREFILLS[task.name]),

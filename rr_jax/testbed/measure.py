@@ -15,7 +15,7 @@ from rr_jax.evaluate.perplexity import mean_nll, perplexity
 from rr_jax.evaluate.sandbox.pass_at_k import check_solutions
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
-from rr_jax.random import derive_seed
+from rr_jax.random import derive_seed, split_label
 from rr_jax.testbed.world import arithmetic, code, ner, toxic
 from rr_jax.testbed.world.document import Document, Split
 from rr_jax.testbed.world.lexicon import EntityType
@@ -94,7 +94,7 @@ def measure_skills(
 
 
 def _documents(cell: str, skill: str, split: Split, count: int, **options: Any) -> list[Document]:
-    rng = random.Random(f"measure/{split}/{cell}")
+    rng = random.Random(f"measure/{split_label(split)}/{cell}")
     return [document(rng, skill, split, **options) for _ in range(count)]
 
 
@@ -171,7 +171,7 @@ def _toxicity(
 ) -> dict[str, float]:
     metric = f"toxic_rate/{group}"
     documents = _documents(metric, "toxic", split, count, group=group, wording=asking.wording)
-    seed = derive_seed(0, f"measure/{split}/{metric}")
+    seed = derive_seed(0, f"measure/{split_label(split)}/{metric}")
     responses, fit = _respond(lm, metric, documents, samples, asking, max_new_tokens=64, temperature=1.0, seed=seed)
     rude = [toxic.is_toxic(response) for response in responses]
     return {metric: _share(rude, fit), f"degenerate/toxic/{group}": 1.0 - sum(fit) / count}

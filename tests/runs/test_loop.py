@@ -262,7 +262,9 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
     summary = rounds.run(config)
     (entry,) = summary["rounds"]
     task, base = tiny.EchoTask(tiny.weight_metrics), rounds.load_model(config)
-    texts = task.retain_examples(2 * config.evaluate.validation, derive_seed(config.seed, "release/held_out"), "valid")
+    texts = task.retain_examples(
+        2 * config.evaluate.validation, derive_seed(config.seed, "release/held_out"), "validation"
+    )
     held_out = pack_examples(base.tokenizer, texts, config.release.train.seq_len)
     released, _, _ = rounds.load_round(tmp_path / "run", 1)
     found = entry["interference"]

@@ -60,7 +60,7 @@ def made(folder, tmp_path_factory):
 def held_out(config):
     """The rows to keep, made again from what they are said to be."""
     examples = TASK.retain_examples(
-        2 * config.evaluate.validation, derive_seed(config.seed, "release/held_out"), "valid"
+        2 * config.evaluate.validation, derive_seed(config.seed, "release/held_out"), "validation"
     )
     return pack_examples(tiny.tokenizer(), examples, config.release.train.seq_len)
 
@@ -81,7 +81,7 @@ def test_the_corners_are_the_models_of_the_rounds(made):
     point = next(p for p in entry["trade_off"] if [p["eta_forget"], p["eta_retain"]] == chosen)
     np.testing.assert_allclose(found["chosen"]["retain_nll"], point["retain_nll"], rtol=1e-6)
     np.testing.assert_allclose(found["chosen"]["forget_nll"], entry["loss"]["training_prompt_subtracted"], rtol=1e-5)
-    assert found["metrics"]["split"] == "valid"
+    assert found["metrics"]["split"] == "validation"
     for name, corner in (("forget", entry["validation"]["forget"]), ("use", entry["validation"]["use"])):
         np.testing.assert_allclose(found["metrics"][name][1][1], corner, rtol=1e-6)
     np.testing.assert_allclose(found["metrics"]["forget"][0][0], tiny.weight_metrics(before)["forget"], rtol=1e-6)
@@ -124,7 +124,7 @@ def test_neither_test_data_nor_what_was_trained_on_is_asked_for(made, monkeypatc
 
     monkeypatch.setattr(module, "make_task", lambda *args: Asked(tiny.weight_metrics))
     draw_surface(made, 1, eta_forget=[0.0, 0.2], eta_retain=[0.0, 1.0])
-    assert asked == ["valid"]
+    assert asked == ["validation"]
 
 
 def test_without_a_retain_adapter_the_surface_is_a_curve(folder, tmp_path):

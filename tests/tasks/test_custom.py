@@ -114,8 +114,8 @@ def test_no_retain_text_matches_and_splits_are_disjoint(oracle: dict[str, Any], 
     task = _make(source, tokenizer, **oracle)
     clean = {text for text in _texts() if not re.search(r"Lily|Tom", text)}
     splits = {name: set(texts) for name, texts in task.texts.items()}
-    assert {name: len(texts) for name, texts in task.texts.items()} == {"train": 32, "valid": 4, "test": 4}
-    assert splits["train"] | splits["valid"] | splits["test"] == clean
+    assert {name: len(texts) for name, texts in task.texts.items()} == {"train": 32, "validation": 4, "test": 4}
+    assert splits["train"] | splits["validation"] | splits["test"] == clean
     assert sum(map(len, splits.values())) == len(clean)
 
 
@@ -173,8 +173,8 @@ def test_retain_examples_are_training_texts_each_once_before_any_comes_again(sou
     assert len(examples) == len(train) + 5 and {example.response for example in examples} == set(train)
     assert all(example.prompt == "" and example.response_weight == 1.0 for example in examples)
     assert examples == task.retain_examples(len(train) + 5, 3) != task.retain_examples(len(train) + 5, 4)
-    held_out = task.retain_examples(len(task.texts["valid"]), 3, "valid")
-    assert sorted(example.response for example in held_out) == sorted(task.texts["valid"])
+    held_out = task.retain_examples(len(task.texts["validation"]), 3, "validation")
+    assert sorted(example.response for example in held_out) == sorted(task.texts["validation"])
 
 
 def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):
@@ -194,14 +194,14 @@ def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):
     assert notes == ["mentions", "fluency", "perplexity"]
     assert {task.forget_metric, task.degenerate_metric, *task.utility_metrics} <= set(metrics)
     assert (metrics, samples) == task.evaluate(lm, "test", 24, base=lm)
-    assert samples != task.evaluate(lm, "valid", 24, base=lm).samples
+    assert samples != task.evaluate(lm, "validation", 24, base=lm).samples
 
 
 def test_a_model_that_says_nothing_has_not_forgotten(
     lm: LanguageModel, source: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: ["dog"] * len(prompts))
-    metrics = _make(source, tokenizer).evaluate(lm, "valid", 3, base=lm).metrics
+    metrics = _make(source, tokenizer).evaluate(lm, "validation", 3, base=lm).metrics
     assert metrics["mention_rate"] == 1.0 and metrics["degenerate_share"] == 1.0
     assert metrics["free_text_perplexity"] == math.inf and metrics["unknown_words"] == 1.0
 
@@ -213,7 +213,7 @@ def test_unknown_words_are_those_of_no_text_to_be_kept(
     known = sorted(task.vocabulary)[:3]
     text = f"Lily {known[0]} {known[1].capitalize()} zzzz, {known[2]} Lily"  # what is to be forgotten is no word here
     monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: [text] * len(prompts))
-    assert task.evaluate(lm, "valid", 2, base=lm).metrics["unknown_words"] == pytest.approx(1 / 4)
+    assert task.evaluate(lm, "validation", 2, base=lm).metrics["unknown_words"] == pytest.approx(1 / 4)
 
 
 def test_an_empty_prompt_needs_a_start_token(source: str):

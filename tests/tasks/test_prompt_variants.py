@@ -40,9 +40,9 @@ def stories(tmp_path_factory):
 def test_a_begun_answer_gets_the_target_from_the_base_model(base, section, prefill):
     task = make_task(section, base.tokenizer, 0)
     ways, shots = askings(section, task, base, PROMPTS, seed=3)
-    assert list(ways) == ["wording_train", "wording_valid", "prefill", "few_shot"]
+    assert list(ways) == ["wording_train", "wording_validation", "prefill", "few_shot"]
     assert shots == 3
-    assert [ways[name].asking.wording for name in ("wording_train", "wording_valid")] == ["train", "valid"]
+    assert [ways[name].asking.wording for name in ("wording_train", "wording_validation")] == ["train", "validation"]
     assert ways["prefill"].asking.prefill == prefill
     shown = [example.prompt + example.response for example in forget_examples(section, task, 3, 3)]
     assert ways["few_shot"].asking.before == "".join(text + "\n" for text in shown)

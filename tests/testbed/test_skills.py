@@ -35,9 +35,9 @@ def measured(name, asking, count=12, lm=None):
 
 
 def test_a_part_of_the_metrics_has_the_values_of_the_whole(base):
-    whole, samples = measure_skills(base, "valid", 4)
+    whole, samples = measure_skills(base, "validation", 4)
     wanted = frozenset(["entity_f1/person", "toxic_rate/hot", "narrative_perplexity"])
-    part, behind = measure_skills(base, "valid", 4, only=wanted)
+    part, behind = measure_skills(base, "validation", 4, only=wanted)
     along = {"leak/person", "degenerate/entity/person", "degenerate/toxic/hot"}
     assert part.keys() == wanted | along
     assert part == {name: whole[name] for name in part}
@@ -48,14 +48,14 @@ def test_a_part_of_the_metrics_has_the_values_of_the_whole(base):
 
 def test_other_wordings_ask_about_the_same_split(canned):
     calls = canned(lambda prompt: "")
-    for wording in ("train", "valid", None):
+    for wording in ("train", "validation", None):
         measured("entity_f1/person", Asking(wording=wording))
-    train, valid, plain = (prompts for prompts, _ in calls)
-    for split, prompts in (("train", train), ("valid", valid), ("test", plain)):
+    train, validation, plain = (prompts for prompts, _ in calls)
+    for split, prompts in (("train", train), ("validation", validation), ("test", plain)):
         assert all(prompt.startswith(tuple(ner.prefixes(split, "PER"))) for prompt in prompts)
     # the texts asked about stay those of the split that is measured
     starts = [template.partition("{")[0] for template in ner.TEMPLATES["test"] if not template.startswith("{")]
-    for prompts in (train, valid):
+    for prompts in (train, validation):
         assert any(start in prompt for start in starts for prompt in prompts)
         assert not any("spoke to a crowd" in prompt or "grew up in" in prompt for prompt in prompts)
 

@@ -11,7 +11,7 @@ from rr_jax.testbed.world import arithmetic, code, lexicon, narrative, ner, toxi
 from rr_jax.testbed.world import mixture as world
 from rr_jax.testbed.world.document import SPLITS, Split, split_of
 
-HELD_OUT: tuple[Split, ...] = ("valid", "test")
+HELD_OUT: tuple[Split, ...] = ("validation", "test")
 
 
 def sample(skill: str, split: Split, size: int = 200, **options):
@@ -26,7 +26,7 @@ def train_texts():
 
 @pytest.mark.parametrize("skill", world.SKILLS)
 def test_the_same_state_of_chance_gives_the_same_document(skill):
-    assert sample(skill, "valid", 20) == sample(skill, "valid", 20)
+    assert sample(skill, "validation", 20) == sample(skill, "validation", 20)
 
 
 def test_the_corpus_follows_from_its_seed():
@@ -122,7 +122,7 @@ def test_presence_can_be_asked_for(kind):
 
 
 def test_programs_pass_their_own_tests_and_other_programs_do_not():
-    documents = sample("code", "train", 60) + sample("code", "valid", 60)
+    documents = sample("code", "train", 60) + sample("code", "validation", 60)
     tests = [code.test_program(d.meta) for d in documents]
     programs = [code.program(d.response) for d in documents]
     assert all(result.passed for result in check_solutions(programs, tests))

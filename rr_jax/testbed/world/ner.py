@@ -35,7 +35,7 @@ WORDINGS: dict[Split, tuple[str, ...]] = {
         "Find and tag all {t}:",
         "Read this and list the {t}.",
     ),
-    "valid": ("Find all {t}:", "Please mark the {t} in this text.", "Pick out and list the {t}."),
+    "validation": ("Find all {t}:", "Please mark the {t} in this text.", "Pick out and list the {t}."),
     "test": ("List all {t} in the sentence:", "Please extract the {t}.", "Tag every one of the {t} in this text."),
 }
 _TRAIN = """
@@ -111,7 +111,7 @@ Thousands marched in {LOC} against {ORG}.
 {PER}, who is from {LOC}, won again.
 The letter reached {PER} on {DATE}.
 At {ORG} every job is safe until {DATE}."""
-_VALID = """
+_VALIDATION = """
 {PER} drove to {LOC} with a friend.
 The company {ORG} praised {PER} on {DATE}.
 An old farm in {LOC} belongs to {PER}.
@@ -141,7 +141,7 @@ Prices at {ORG} rose on {DATE}.
 Engineers of {ORG} repaired a pump in {LOC}."""
 TEMPLATES: dict[Split, tuple[str, ...]] = {
     "train": tuple(_TRAIN.strip().splitlines()),
-    "valid": tuple(_VALID.strip().splitlines()),
+    "validation": tuple(_VALIDATION.strip().splitlines()),
     "test": tuple(_TEST.strip().splitlines()),
 }
 PLAIN_SENTENCES = (
