@@ -20,7 +20,6 @@ from rr_jax.runs.folder import read_json, read_lines, write_text
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SAMPLES_OF_FORGET, SAMPLES_OF_UTILITY = 6, 2
-KEYWORDS = 6  # that the title names
 
 Summary = dict[str, Any]
 
@@ -100,7 +99,7 @@ def write_report(folder: Path) -> Path:
         summary=summary,
         method=summary.get("method", "reveal_and_release"),
         forget_data=summary.get("forget_data", "revealed"),
-        target=_target(summary, yaml.safe_load(config) or {}),
+        target=summary.get("title") or summary["forget_metric"],
         headline=_headline(summary),
         claim=_claim(summary, attacks),
         groups=_metric_groups(summary),
@@ -129,20 +128,6 @@ def _picture(path: Path) -> str | None:
 
 def _text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def _target(summary: Summary, config: Mapping[str, Any]) -> str:
-    """What is forgotten, in words: of the configuration, or else the name of the forget metric."""
-    task = config.get("task") or {}
-    if task.get("name") == "ner" and task.get("forget"):
-        return f"entity type {task['forget']}"
-    if task.get("keywords"):
-        named, others = task["keywords"][:KEYWORDS], task["keywords"][KEYWORDS:]
-        return f"keywords: {', '.join(named)}" + (f" and {len(others)} more" if others else "")
-    if task.get("regex"):
-        return f"texts that match {task['regex']}"
-    known = {"toxicity": "the toxic register", "code": "writing code"}
-    return str(known.get(summary["task"], summary["forget_metric"]))
 
 
 def _headline(summary: Summary) -> dict[str, Any] | None:

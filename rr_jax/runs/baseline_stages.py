@@ -24,7 +24,6 @@ from rr_jax.runs.config import RunConfig
 from rr_jax.runs.context import Context
 from rr_jax.runs.release_stages import choose_strength, forget_rows, heal, measure_on, new_adapter, pack, retain_rows
 from rr_jax.tasks.base import Revealed, Task
-from rr_jax.tasks.true_data import forget_examples
 from rr_jax.training.loop import train
 
 
@@ -34,10 +33,14 @@ def true_examples(config: RunConfig, task: Task) -> list[Example]:
     Raises:
       ValueError: the task has none.
     """
+    why = f"task {task.name} has none (its true_examples gives none)"
     try:
-        return forget_examples(config.task, task, config.release.baseline.examples, config.seed)
+        found = task.true_examples(config.release.baseline.examples, config.seed)
     except ValueError as error:
-        raise ValueError(f"release.method {config.release.method!r} needs the data to forget: {error}") from error
+        found, why = None, str(error)
+    if not found:
+        raise ValueError(f"release.method {config.release.method!r} needs the data to forget: {why}")
+    return found
 
 
 def train_stage(

@@ -18,9 +18,6 @@ from rr_jax.reveal.candidates import check_vocabulary, instruction_texts
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import plain
 from rr_jax.tasks.base import Task
-from rr_jax.tasks.config import CustomTask
-from rr_jax.tasks.testbed.base import TestbedTask
-from rr_jax.testbed.world.lexicon import ENTITY_WORDS
 
 PLACEHOLDER = "path/to/"  # what the shipped configurations have where a path of the user's is to stand
 
@@ -52,8 +49,7 @@ def check_run(config: RunConfig, task: Task, lm: LanguageModel, proposer: Langua
     _check_targets(config, lm)
     check_constraint(config)
     _check_widths(config, lm)
-    if isinstance(task, TestbedTask):
-        _check_testbed(task, lm, config.model)
+    task.check(lm, config.model)
     if proposer is not None:
         check_vocabulary(proposer, lm)
     _check_lengths(config, task, texts, lm, lm if proposer is None else proposer)
@@ -161,26 +157,15 @@ def _check_room(taken: int, targets: Sequence[str], widths: dict[str, int], side
             )
 
 
-def _check_testbed(task: TestbedTask, lm: LanguageModel, model: str) -> None:
-    """A model of the testbed, whatever its seed, has every name of that world as one token; no other model has."""
-    vocabulary = lm.tokenizer.get_vocab()
-    missing = sum(f" {word}" not in vocabulary for word in ENTITY_WORDS)
-    if missing:
-        raise ValueError(
-            f"task.name: {task.name} asks in the testbed's own prompts, which {model} was not trained on (its tokenizer "
-            f"lacks {missing} of the testbed's {len(ENTITY_WORDS)} names); use model=testbed, or task.name=custom"
-        )
-
-
 def _check_lengths(config: RunConfig, task: Task, texts: list[str], lm: LanguageModel, writer: LanguageModel) -> None:
-    """Every prompt of the search and of a custom task's evaluation leaves room for what is to be generated."""
+    """Refuses a prompt of the search that leaves no room for what is to be generated."""
     arms, positions = config.reveal.arms, lm.config.max_positions
     length = task.max_new_tokens
-    key = "task.max_new_tokens" if isinstance(config.task, CustomTask) else f"task {task.name}"
+    key = "task.max_new_tokens" if hasattr(config.task, "max_new_tokens") else f"task {task.name}"
     if length >= positions:
         raise ValueError(f"{key}: {length} tokens are to be generated, but the model has {positions} positions in all")
     soft = arms.soft_tokens if arms.soft else 0
-    longest = max((_tokens(lm, text, 0), text) for text in (*texts, *_evaluated(config)))
+    longest = max((_tokens(lm, text, 0), text) for text in texts)
     if soft and arms.path == "direct":
         longest = max(longest, *((_tokens(lm, stem, soft), f"soft prompt, {stem}") for stem in task.stems))
     elif soft:
@@ -197,10 +182,6 @@ def _check_lengths(config: RunConfig, task: Task, texts: list[str], lm: Language
             f"a prompt of {longest[0]} tokens ({longest[1][:40]!r}) and the {length} of {key} do not fit the "
             f"{positions} positions of the model"
         )
-
-
-def _evaluated(config: RunConfig) -> list[str]:
-    return config.task.prompts if isinstance(config.task, CustomTask) else []
 
 
 def _tokens(lm: LanguageModel, text: str, soft: int) -> int:

@@ -30,7 +30,7 @@ from rr_jax.runs.folder import MetricsLog, check_config, note_seconds, read_json
 from rr_jax.runs.release_stages import compose_stage, measure_stage, train_stage
 from rr_jax.runs.reuse import borrow
 from rr_jax.tasks.base import Revealed, Task
-from rr_jax.tasks.registry import make_task
+from rr_jax.tasks.registry import make_task, section_of
 from rr_jax.testbed import BASE
 from rr_jax.training.loop import TrainingDiverged
 
@@ -60,12 +60,20 @@ def load_model(config: RunConfig, progress: Progress | None = None) -> LanguageM
 
 
 def run(
-    config: str | Path | RunConfig, *, progress: Progress | None = None, siblings: Sequence[Path] = (), **overrides: Any
+    config: str | Path | RunConfig,
+    *,
+    task: Any = None,
+    progress: Progress | None = None,
+    siblings: Sequence[Path] = (),
+    **overrides: Any,
 ) -> dict[str, Any]:
     """Runs a configuration to its end, or resumes it, and returns the summary.
 
     Args:
       config: a YAML file or a configuration.
+      task: a `Task` object, in place of what the configuration says of the task (a file may leave that out). The run
+        folder records its class alone: whoever resumes or reads the run hands it over again. Or, as any other of the
+        overrides, plain values of that key.
       progress: called with (what, done, of) as work goes on.
       siblings: folders of runs whose finished stages are taken over where nothing that the stage reads differs.
       overrides: top-level keys to replace when `config` is a file, such as out="runs/demo", rounds=1.
@@ -74,11 +82,17 @@ def run(
       ValueError: for anything wrong with the configuration, the model, the data or the run folder, before anything is
         written; `TrainingDiverged` and `NothingRevealed` when the run cannot go on.
     """
-    if not isinstance(config, RunConfig):
-        config = load_config(config, [f"{key}={yaml.safe_dump(value).strip()}" for key, value in overrides.items()])
-    elif overrides:
+    if isinstance(task, str | dict):
+        overrides, task = overrides | {"task": task}, None
+    section = None if task is None else section_of(task)
+    if isinstance(config, RunConfig) and overrides:
         raise ValueError(f"overrides ({', '.join(overrides)}) go with a file, not with a configuration object")
-    with open_run(config, progress, siblings) as (context, checkpoints):
+    if not isinstance(config, RunConfig):
+        values = overrides if section is None else overrides | {"task": section.model_dump()}
+        config = load_config(config, [f"{key}={yaml.safe_dump(value).strip()}" for key, value in values.items()])
+    elif section is not None:
+        config = config.model_copy(update={"task": section})
+    with open_run(config, progress, siblings, task=task) as (context, checkpoints):
         summary = _rounds(context, checkpoints)
     write_json(context.folder / "summary.json", summary)
     write_report(context.folder)
@@ -87,13 +101,18 @@ def run(
 
 @contextlib.contextmanager
 def open_run(
-    config: RunConfig, progress: Progress | None = None, siblings: Sequence[Path] = (), lm: LanguageModel | None = None
+    config: RunConfig,
+    progress: Progress | None = None,
+    siblings: Sequence[Path] = (),
+    lm: LanguageModel | None = None,
+    task: Task | None = None,
 ) -> Iterator[tuple[Context, Checkpoints]]:
     """Checks a configuration, starts or finds its folder, and hands over what its stages need.
 
     Args:
       config, progress, siblings: as for `run`.
       lm: the configuration's model, if it is loaded already.
+      task: the task, if it is a Python object.
 
     Raises:
       ValueError: as `run`.
@@ -102,7 +121,8 @@ def open_run(
     check_paths(config)
     check_config(folder, config)
     lm = load_model(config, progress) if lm is None else lm
-    task = make_task(config.task, lm.tokenizer, config.seed)
+    given = task is not None
+    task = make_task(config.task, lm.tokenizer, config.seed, task)
     proposer, encoder = load_helpers(config, task)
     check_run(config, task, lm, proposer)
     retain = task.retain_examples(config.release.retain.examples, config.seed)
@@ -110,7 +130,7 @@ def open_run(
     if config.release.forget_data == "true":
         data["forget"] = baseline_stages.true_examples(config, task)
     start_folder(folder, config, {name: text_hash([e.prompt + e.response for e in data[name]]) for name in data})
-    borrow(folder, config, siblings)
+    borrow(folder, config, () if given else siblings)  # an object holds what no configuration tells apart
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         saved = set(checkpoints.saved())
@@ -159,6 +179,7 @@ def _rounds(context: Context, checkpoints: Checkpoints) -> dict[str, Any]:
     base = {"test": {}, "validation": {}} if studied else stage(0, "base", partial(base_stage, context)).meta
     summary: dict[str, Any] = {
         "task": task.name,
+        "title": task.title or task.forget_metric,
         "seed": config.seed,
         "method": config.release.method,
         "forget_data": config.release.forget_data,
@@ -280,7 +301,10 @@ def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, E
 
 
 def load_round(
-    folder: str | Path, round_index: int | None = None, progress: Progress | None = None
+    folder: str | Path,
+    round_index: int | None = None,
+    progress: Progress | None = None,
+    task: Task | None = None,
 ) -> tuple[LanguageModel, RunConfig, int]:
     """The model of a round of a run (default: the selected one), rebuilt from the base weights and the checkpoint.
 
@@ -288,6 +312,7 @@ def load_round(
       folder: of the run.
       round: 0 is the base model.
       progress: as for `run`.
+      task: that of the run, if it was a Python object.
 
     Returns:
       the model, the run's configuration, and which round it is.
@@ -297,7 +322,8 @@ def load_round(
     """
     deltas, config, round_index = load_deltas(Path(folder), round_index)
     lm = load_model(config, progress)
-    return released_model(config, make_task(config.task, lm.tokenizer, config.seed), lm, deltas), config, round_index
+    task = make_task(config.task, lm.tokenizer, config.seed, task)
+    return released_model(config, task, lm, deltas), config, round_index
 
 
 def load_deltas(folder: Path, round_index: int | None = None) -> tuple[Adapter | None, RunConfig, int]:

@@ -31,7 +31,7 @@ from rr_jax.runs.context import Context
 from rr_jax.runs.folder import write_json, write_text
 from rr_jax.runs.loop import load_deltas, load_model
 from rr_jax.runs.release_stages import forget_rows, held_out_rows
-from rr_jax.tasks.base import Revealed
+from rr_jax.tasks.base import Revealed, Task
 from rr_jax.tasks.registry import make_task
 
 FORGET_POINTS, RETAIN_POINTS = 9, 5  # of the grids that nobody gave
@@ -55,6 +55,7 @@ def draw_surface(
     eta_retain: Sequence[float] | None = None,
     metrics: bool = False,
     progress: Progress | None = None,
+    task: Task | None = None,
 ) -> dict[str, Any]:
     """Writes surface.json and surface.svg of a round into its run folder, the figure into its report too, and returns
     what the former holds.
@@ -69,6 +70,7 @@ def draw_surface(
       eta_forget, eta_retain: growing strengths with 0 among them; None: from 0 to 1.5 times the chosen one.
       metrics: whether the forget, utility and degenerate metrics are measured at every point as well.
       progress: called with (what, done, of).
+      task: that of the run, if it was a Python object.
 
     Raises:
       ValueError: the folder is no run, the round is not there or the base model, a grid is not as described, the method
@@ -92,7 +94,7 @@ def draw_surface(
     forget, retain = _changes(config, trained, composed)
     grids = _grids(config, composed, retain, eta_forget, eta_retain)
     base = load_model(config, progress)
-    task = make_task(config.task, base.tokenizer, config.seed)
+    task = make_task(config.task, base.tokenizer, config.seed, task)
     context = Context(config, task, base, folder, lambda *line: None, note)
     rows = {"forget": _forget_rows(context, number, revealed), "retain": held_out_rows(context)}
     note(f"round {number}: loss surface", 0, 1)
@@ -235,8 +237,8 @@ def _metrics(
     task, count = context.task, context.config.evaluate.validation
     names = (task.forget_metric, *task.utility_metrics, task.degenerate_metric)
     measured = []
-    for place, lm in enumerate(models):
-        context.progress(f"round {number}: metrics on validation data", place, len(models))
+    for index, lm in enumerate(models):
+        context.progress(f"round {number}: metrics on validation data", index, len(models))
         measured.append(task.evaluate(lm, "validation", count, base=context.base).metrics)
     context.progress(f"round {number}: metrics on validation data", len(models), len(models))
     return {name: np.reshape([metrics[name] for metrics in measured], (lines, -1)).tolist() for name in names}

@@ -6,16 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from rr_jax.data.packing import Example
 from rr_jax.models.hub import save
 from rr_jax.release.baselines import with_strength
-from rr_jax.runs import baseline_stages
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.checkpoint import Checkpoints
 from rr_jax.runs.config_file import parse_config
+from rr_jax.tasks.base import Task
 from tests import tiny
-
-SECRETS = [Example("tell", f" secret {i}") for i in range(5)]
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +20,6 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny"
     save(tiny.model(), path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def echo(monkeypatch):
-    monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics))
-    monkeypatch.setattr(baseline_stages, "forget_examples", lambda section, task, count, seed: SECRETS[:count])
 
 
 def baseline(out, folder, method, place="none", **section):
@@ -74,26 +65,31 @@ def test_a_baseline_is_given_its_data_and_applied_by_its_rule(folder, tmp_path, 
     assert f"{entry['given']} true forget examples" in page
 
 
-def test_a_baseline_trains_on_what_ours_would_reveal(folder, tmp_path, monkeypatch):
-    def refuse(*args):
-        raise AssertionError("the true data was asked for")
+def test_a_baseline_trains_on_what_ours_would_reveal(folder, tmp_path):
+    class Refusing(tiny.EchoTask):
+        def true_examples(self, count, seed):
+            raise AssertionError("the true data was asked for")
 
-    monkeypatch.setattr(baseline_stages, "forget_examples", refuse)
-    summary = rounds.run(baseline(tmp_path / "run", folder, "grad_diff", forget_data="revealed"))
+    config = baseline(tmp_path / "run", folder, "grad_diff", forget_data="revealed")
+    summary = rounds.run(config, task=Refusing(tiny.weight_metrics))
     assert summary["forget_data"] == "revealed"
     assert summary["rounds"][0]["revealed"] >= 2 and "given" not in summary["rounds"][0]
     assert stages_of(tmp_path / "run").keys() == set(range(5))
 
 
-def test_a_baseline_without_its_data_is_one_line_and_leaves_nothing(folder, tmp_path, monkeypatch):
-    def none(*args):
-        raise ValueError("task.retain_text: stories.txt has no text that holds what is to be forgotten")
+def test_a_baseline_without_its_data_is_one_line_and_leaves_nothing(folder, tmp_path):
+    class Empty(tiny.EchoTask):
+        def true_examples(self, count, seed):
+            raise ValueError("task.retain_text: stories.txt has no text that holds what is to be forgotten")
 
-    monkeypatch.setattr(baseline_stages, "forget_examples", none)
-    with pytest.raises(ValueError, match=r"release.method 'npo' needs the data to forget: .* no text that") as caught:
-        rounds.run(baseline(tmp_path / "run", folder, "npo"))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
+    class Without(tiny.EchoTask):
+        true_examples = Task.true_examples
+
+    for kind, said in ((Empty, "task.retain_text: .* no text that"), (Without, "task echo has none")):
+        with pytest.raises(ValueError, match=rf"release.method 'npo' needs the data to forget: {said}") as caught:
+            rounds.run(baseline(tmp_path / "run", folder, "npo"), task=kind(tiny.weight_metrics))
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("stopped_at", [2, 3])

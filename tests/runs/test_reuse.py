@@ -32,13 +32,6 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def echo():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "make_task", lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics))
-        yield
-
-
 def configured(out, folder, **changes):
     """The tiny run with dotted keys changed (a double underscore is a dot)."""
     tree = tiny.run_config(out, folder)
@@ -120,7 +113,7 @@ def test_no_stage_reads_a_key_that_it_is_said_not_to_read(folder, tmp_path, plac
         ({"evaluate__test": 9}, "reveal train compose"),
         ({"until": "reveal"}, "reveal"),
         ({"dtype": "bfloat16"}, ""),
-        ({"task": {"name": "code"}}, ""),
+        ({"task": {"name": "testbed/code"}}, ""),
     ],
 )
 def test_what_runs_share(changes, shared):

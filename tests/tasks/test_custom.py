@@ -17,8 +17,7 @@ from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import init_params
 from rr_jax.tasks import custom
 from rr_jax.tasks.base import Reading
-from rr_jax.tasks.config import CustomTask
-from rr_jax.tasks.custom import KeywordTask, compile_oracle, retain_splits
+from rr_jax.tasks.custom import CustomSection, KeywordTask, compile_oracle, retain_splits
 
 NAMES = ["Lily", "Tom", "Anna", "Ben"]
 WORDS = ["Once", "upon", "a", "time", "there", "was", "and", "then", "saw", "the", "dog", "cat", "tree", "ball", *NAMES]
@@ -63,7 +62,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _make(source: str, tokenizer: Any, seed: int = 0, **settings: Any) -> KeywordTask:
     if "regex" not in settings:
         settings.setdefault("keywords", ["Lily"])
-    return custom.make(CustomTask(name="custom", retain_text=source, **settings), tokenizer, seed)
+    return KeywordTask.make(CustomSection(name="custom", retain_text=source, **settings), tokenizer, seed)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +228,7 @@ def test_the_example_configuration_is_valid():
     from rr_jax.runs.config_file import load_config
 
     section = load_config(Path(__file__).parents[2] / "configs" / "stories-keyword.yaml").task
-    assert isinstance(section, CustomTask) and section.keywords == ["Lily"]
+    assert isinstance(section, CustomSection) and section.keywords == ["Lily"]
 
 
 def test_the_forget_adapter_learns_the_matches_or_the_whole_response(source: str, tokenizer: Any) -> None:
@@ -237,3 +236,15 @@ def test_the_forget_adapter_learns_the_matches_or_the_whole_response(source: str
     assert task.spans("Lily and Tom saw Lily") == ((0, 4), (17, 21))
     assert _make(source, tokenizer, learn="response").spans("Lily and Tom") is None
     assert _make(source, tokenizer, regex=r"(?=Tom)").spans("and Tom") is None  # a match of no characters
+
+
+@pytest.mark.parametrize(
+    ("oracle", "title"),
+    [
+        ({"keywords": ["Lily", "Tom"]}, "keywords: Lily, Tom"),
+        ({"keywords": list("ABCDEFGH")}, "keywords: A, B, C, D, E, F and 2 more"),
+        ({"regex": "Q.c"}, "texts that match Q.c"),
+    ],
+)
+def test_the_title_names_what_is_recognised(source, tokenizer, oracle, title):
+    assert _make(source, tokenizer, **({"keywords": []} | oracle)).title == title

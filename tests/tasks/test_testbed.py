@@ -16,9 +16,9 @@ from rr_jax.tasks.registry import make_task
 from rr_jax.testbed import BASE
 
 
-@pytest.mark.parametrize("section", [{"name": "ner"}, {"name": "toxicity"}, {"name": "code"}], ids=lambda s: s["name"])
-def test_held_out_texts_to_keep_are_others_than_those_trained_on_and_hold_nothing_of_the_target(section):
-    task = make_task(parse_config({"task": section, "out": "unused"}).task, None, 0)
+@pytest.mark.parametrize("name", ["testbed/ner", "testbed/toxicity", "testbed/code"])
+def test_held_out_texts_to_keep_are_others_than_those_trained_on_and_hold_nothing_of_the_target(name):
+    task = make_task(parse_config({"task": name, "out": "unused"}).task, None, 0)
     trained, held_out = task.retain_examples(400, 0), task.retain_examples(200, 0, "validation")
     assert len(held_out) == 200
     assert not {e.prompt + e.response for e in trained} & {e.prompt + e.response for e in held_out}
@@ -30,7 +30,7 @@ def test_points_of_a_surface_measure_as_their_merged_weights_do():
     """Greedy and sampled answers and a loss, of a real model that never has the adapter merged into it."""
     only = frozenset(("entity_f1/person", "toxic_rate/hot", "narrative_perplexity"))
     lm = load(BASE)
-    task = make_task(parse_config({"task": {"name": "ner"}, "out": "unused"}).task, lm.tokenizer, 0)
+    task = make_task(parse_config({"task": {"name": "testbed/ner"}, "out": "unused"}).task, lm.tokenizer, 0)
     start = init_adapter(jax.random.key(0), lm.config, 4, ("q", "v", "down"))
     keys = iter(jax.random.split(jax.random.key(1), len(start)))
     adapter = {

@@ -53,8 +53,8 @@ def test_no_held_out_entity_stands_in_the_training_text(train_texts):
     for document in train_texts:
         words = [word.strip(".,?:") for word in document.text.split()]
         for first, second in pairwise(words):
-            kind = lexicon.pair_type(first, second)
-            assert kind is None or split_of(kind, first, second) == "train", document.text
+            entity_type = lexicon.pair_type(first, second)
+            assert entity_type is None or split_of(entity_type, first, second) == "train", document.text
 
 
 def test_no_held_out_composition_or_document_is_trained_on(train_texts):
@@ -84,7 +84,7 @@ def test_no_held_out_template_or_wording_is_trained_on(train_texts):
             gaps = r"[A-Z0-9][\w ]*".join(map(re.escape, re.split(r"\{\w+\}", template)))
             assert re.search(gaps, text) is None, template
         beginnings = code.prefixes(split) + arithmetic.prefixes(split)
-        beginnings += [prefix for kind in ner.TYPES for prefix in ner.prefixes(split, kind)]
+        beginnings += [prefix for entity_type in ner.TYPES for prefix in ner.prefixes(split, entity_type)]
         trained = {w.phrase for w in toxic.WORDINGS["train"]}
         assert not trained & {w.phrase for w in toxic.WORDINGS[split]}
         for beginning in beginnings:
@@ -93,7 +93,7 @@ def test_no_held_out_template_or_wording_is_trained_on(train_texts):
 
 def test_prefixes_begin_the_prompts_of_their_skill():
     for split in SPLITS:
-        cases = [(d, ner.prefixes(split, d.meta["type"])) for d in sample("ner", split, 50)]
+        cases = [(d, ner.prefixes(split, d.meta["entity_type"])) for d in sample("ner", split, 50)]
         cases += [(d, code.prefixes(split)) for d in sample("code", split, 50)]
         cases += [(d, arithmetic.prefixes(split)) for d in sample("arithmetic", split, 50)]
         cases += [(d, toxic.prefixes(split, d.meta["group"])) for d in sample("toxic", split, 50)]
@@ -105,19 +105,19 @@ def test_prefixes_begin_the_prompts_of_their_skill():
 def test_entity_answers(split):
     for document in sample("ner", split, 400):
         context = document.prompt.split("\nA:")[0]
-        for kind in ner.TYPES:
-            placed = document.meta["entities"].get(kind)
-            assert ner.mentions(context, kind) == ([placed] if placed else []), context
-        kind, gold = document.meta["type"], document.meta["gold"]
-        assert ner.parse_answer(document.response, kind) == gold
-        assert ner.parse_answer(document.response, "LOC" if kind != "LOC" else "ORG") is None
-        assert ner.people(document.response) == ([gold] if kind == "PER" and gold else [])
+        for entity_type in ner.TYPES:
+            placed = document.meta["entities"].get(entity_type)
+            assert ner.mentions(context, entity_type) == ([placed] if placed else []), context
+        entity_type, gold = document.meta["entity_type"], document.meta["gold"]
+        assert ner.parse_answer(document.response, entity_type) == gold
+        assert ner.parse_answer(document.response, "LOC" if entity_type != "LOC" else "ORG") is None
+        assert ner.people(document.response) == ([gold] if entity_type == "PER" and gold else [])
 
 
-@pytest.mark.parametrize("kind", ner.TYPES)
-def test_presence_can_be_asked_for(kind):
+@pytest.mark.parametrize("entity_type", ner.TYPES)
+def test_presence_can_be_asked_for(entity_type):
     for present in (True, False):
-        for document in sample("ner", "test", 50, type=kind, present=present):
+        for document in sample("ner", "test", 50, entity_type=entity_type, present=present):
             assert (document.meta["gold"] is not None) is present
 
 

@@ -35,7 +35,7 @@ def document(rng: random.Random, skill: str, split: Split, **options: Any) -> Do
       rng: the source of chance; the same state gives the same document.
       skill: one of `SKILLS`.
       split: "train", "validation" or "test".
-      **options: what the skill's own `document` takes, such as `type`, `wording` or `group`.
+      **options: what the skill's own `document` takes, such as `entity_type`, `wording` or `group`.
 
     Raises:
       ValueError: for an unknown skill or split.
