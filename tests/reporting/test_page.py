@@ -160,9 +160,11 @@ def test_the_table_has_a_row_for_each_metric():
     assert lines[2].split() == ["keep:", "u", "0.800", "0.760", "(95%)"]
 
 
-def test_the_title_says_what_is_forgotten(tmp_path):
-    assert "Forget: keywords: Lily, &lt;Tom&gt; <" in make(tmp_path / "a", SUMMARY | {"title": "keywords: Lily, <Tom>"})
-    assert "Forget: f <" in make(tmp_path / "b", SUMMARY)
+@pytest.mark.parametrize(
+    ("said", "title"), [({"title": "keywords: Lily, <Tom>"}, "keywords: Lily, &lt;Tom&gt; <"), ({}, "f <")]
+)
+def test_the_title_says_what_is_forgotten(tmp_path, said, title):
+    assert f"Forget: {title}" in make(tmp_path, SUMMARY | said)
 
 
 def test_a_metric_that_did_not_fall_is_no_suppression(tmp_path):
