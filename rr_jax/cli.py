@@ -302,9 +302,11 @@ def surface(
     """The loss over both strengths, on revealed rows and on validation texts to keep: surface.json and surface.svg."""
     from rr_jax.studies.surface import draw_surface
 
-    grids = {"eta_forget": _numbers("--forget", forget), "eta_retain": _numbers("--retain", retain)}
+    eta_forget, eta_retain = _numbers("--forget", forget), _numbers("--retain", retain)
     with _Display() as display:
-        found = draw_surface(folder, round_index, **grids, metrics=metrics, progress=display)
+        found = draw_surface(
+            folder, round_index, eta_forget=eta_forget, eta_retain=eta_retain, metrics=metrics, progress=display
+        )
     points = f"{len(found['eta_forget'])} x {len(found['eta_retain'])} points"
     console.print(f"round {found['round']} of {folder}, {points}: surface.json and surface.svg are in {folder}")
     if found["retain_adapter"] is None:

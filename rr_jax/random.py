@@ -26,3 +26,8 @@ def stream(seed: int, purpose: str, round_index: int = 0, index: int | jax.Array
 def derive_seed(seed: int, purpose: str, round_index: int = 0) -> int:
     """A 31-bit seed of one purpose in one round, for what wants a number instead of a key."""
     return zlib.crc32(f"{seed}/{purpose}/{round_index}".encode()) & 0x7FFFFFFF
+
+
+def split_label(split: str) -> str:
+    """Returns what names of draws call a split: "valid" for validation, as it was called when the numbers were made."""
+    return "valid" if split == "validation" else split  # renamed together with the next deliberate change of numbers

@@ -32,6 +32,7 @@ class Registry(Generic[T]):
       builtin: name -> "package.module:Name" of what the package brings.
       members: attributes that a choice must have.
       adapt: turns what was found into a choice, such as a plain function into an object; raises ValueError if it cannot.
+      renamed: old name -> new name of choices that are called otherwise now; an old one is refused with the new one.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Registry(Generic[T]):
         builtin: Mapping[str, str],
         members: Sequence[str] = (),
         adapt: Callable[[Any], T] = lambda found: found,
+        renamed: Mapping[str, str] | None = None,
     ) -> None:
         self.kind, self.members, self._adapt = kind, tuple(members), adapt
+        self._renamed = dict(renamed or {})
         self._builtin = dict(builtin)
         self._registered: dict[str, Any] = {}
 
@@ -73,6 +76,8 @@ class Registry(Generic[T]):
         path = self._builtin.get(name) or (name if ":" in name else None)
         if path is None:
             entry = self._entry_points().get(name)
+            if entry is None and name in self._renamed:
+                raise PluginError(f"found {name!r}, which is called {self._renamed[name]!r} now")
             if entry is None:
                 near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
                 hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(self.names())}"
@@ -122,7 +127,11 @@ def plugged(registry: Registry[Any], section_of: Callable[[Any], type[Section]] 
         if isinstance(value, Section):
             return value
         tree = {"name": value} if isinstance(value, str) else value
-        if not isinstance(tree, dict) or not isinstance(tree.get("name"), str):
+        if isinstance(tree, dict) and "name" not in tree:
+            raise pydantic_core.PydanticCustomError(
+                "plugin_missing", "expected one of {names}", {"names": ", ".join(registry.names())}
+            )
+        if not isinstance(tree, dict) or not isinstance(tree["name"], str):
             raise pydantic_core.PydanticCustomError(
                 "plugin",
                 "expected a name among {names}, or a section with name",
@@ -130,10 +139,10 @@ def plugged(registry: Registry[Any], section_of: Callable[[Any], type[Section]] 
             )
         try:
             section = section_of(registry.get(tree["name"]))
-            if not (isinstance(section, type) and issubclass(section, Section) and "name" in section.model_fields):
+            if not _has_name(section):
                 raise PluginError(
-                    f"{registry.kind} {tree['name']!r} has a section that is no subclass of rr_jax.section.Section with a "
-                    "field 'name'"
+                    f"{registry.kind} {tree['name']!r} has a section {section!r}, expected a subclass of "
+                    "rr_jax.section.Section with a field 'name: str'"
                 )
         except PluginError as error:
             raise pydantic_core.PydanticCustomError("plugin_name", "{said}", {"said": str(error)}) from error
@@ -147,3 +156,9 @@ def plugged(registry: Registry[Any], section_of: Callable[[Any], type[Section]] 
             ) from error
 
     return pydantic.BeforeValidator(validate)
+
+
+def _has_name(section: Any) -> bool:
+    """Returns whether this is a section whose field `name` takes any name."""
+    whole = isinstance(section, type) and issubclass(section, Section)
+    return whole and "name" in section.model_fields and section.model_fields["name"].annotation is str

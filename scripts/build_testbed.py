@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--tiny", action="store_true", help="a few steps of a very small model, to try the script")
     parser.add_argument("--size", type=int, default=128, help="documents of each cell of the table")
-    parser.add_argument("--split", choices=("valid", "test"), default="valid", help="the held-out text it is judged on")
+    splits = ("validation", "test")
+    parser.add_argument("--split", choices=splits, default="validation", help="the held-out text it is judged on")
     options = parser.parse_args()
 
     started = time.monotonic()

@@ -12,13 +12,11 @@ import sys
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.checkpoint import Checkpoints
 from rr_jax.runs.config_file import parse_config
-from tests import tiny
 
 
 def main() -> None:
     """Entry point."""
     config = parse_config(json.loads(sys.argv[1]))
-    rounds.make_task = lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics)
     if len(sys.argv) > 2:
         when, number, save, count = sys.argv[2], int(sys.argv[3]), Checkpoints.save, [0]
 

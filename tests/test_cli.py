@@ -45,7 +45,12 @@ BAD = [
     ("no file of arms", {}, ["reveal.arms.texts=no.txt"], "reveal.arms.texts: no.txt cannot be read"),
     ("missing model", {"model": "no/such/model"}, [], "there is no folder no/such/model"),
     ("not a number", {}, ["release.train.learning_rate=.inf"], "learning_rate: found inf, input should be a finite"),
-    ("another model's task", {}, [], "task.name: toxicity asks in the testbed's own prompts"),
+    (
+        "another model's task",
+        {},
+        ["task=testbed/toxicity"],
+        "testbed/toxicity asks in the testbed's own prompts",
+    ),
     (
         "damaged texts",
         {"task": {"name": "custom", "keywords": ["x"], "retain_text": "{}/bad.jsonl"}},
@@ -137,7 +142,7 @@ def test_generate_continues_a_prompt():
 
 
 def test_an_adapter_of_the_testbed_names_its_base_without_a_path(tmp_path, monkeypatch):
-    config = parse_config({"task": {"name": "ner"}, "out": "unused"})
+    config = parse_config({"task": {"name": "testbed/ner"}, "out": "unused"})
     adapter = init_adapter(jax.random.key(0), read_config(BASE), 1, ["q"])
     monkeypatch.setattr(rounds, "load_deltas", lambda folder, round_index: (adapter, config, 1))
     cli.export(tmp_path / "run", tmp_path / "adapter", to="adapter")
@@ -145,11 +150,10 @@ def test_an_adapter_of_the_testbed_names_its_base_without_a_path(tmp_path, monke
     assert written["base_model_name_or_path"] == "rr-jax-testbed"
 
 
-def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_path, monkeypatch):
+def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_path):
     torch = pytest.importorskip("torch")
     import transformers
 
-    monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics))
     rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder, rounds=1)))
     done = rr_jax("export", tmp_path / "run", tmp_path / "merged", "--round", 1, "--to", "merged")
     assert done.returncode == 0, done.stderr

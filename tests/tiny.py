@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
@@ -13,7 +13,8 @@ from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import init_params
 from rr_jax.release.compose import merged_params
-from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split
+from rr_jax.section import Section
+from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split, Task
 
 CONFIG = ModelConfig(
     family="llama",
@@ -45,9 +46,18 @@ def rows(seed: int, count: int = 12, length: int = 16) -> Packed:
     return Packed(tokens, segments, weights.astype(np.float32))
 
 
+class EchoSection(Section):
+    """Which function of this module gives the metrics."""
+
+    name: str
+    metrics: str = "weight_metrics"
+
+
 @dataclasses.dataclass(frozen=True)
-class EchoTask:
+class EchoTask(Task):
     """A task about nothing: most is relevant, and the metrics are given by a function of the model."""
+
+    Section: ClassVar[type[EchoSection]] = EchoSection
 
     metrics: Callable[[LanguageModel], dict[str, float]]
     name: str = "echo"
@@ -61,6 +71,11 @@ class EchoTask:
     others: Sequence[str] = ("other one", "other two")
     instructions: Sequence[str] = ("a", "b", "c", "d")
     stems: Sequence[str] = ("",)
+
+    @classmethod
+    def make(cls, section: EchoSection, tokenizer: object, seed: int) -> "EchoTask":
+        """Of a configuration."""
+        return cls(globals()[section.metrics])
 
     def prompt(self, instruction: str, context: str) -> str:
         """Instruction and context."""
@@ -83,9 +98,9 @@ class EchoTask:
         """Those that occur."""
         return self.facts & set(reading.response)
 
-    def spans(self, response: str) -> None:
-        """All of it."""
-        return None
+    def true_examples(self, count: int, seed: int) -> list[Example]:
+        """A few secrets."""
+        return [Example("tell", f" secret {i}") for i in range(min(count, 5))]
 
     def retain_examples(self, count: int, seed: int, split: RetainSplit = "train") -> list[Example]:
         """Numbered texts, others to hold out than to train on."""
@@ -130,7 +145,7 @@ def run_config(out: object, model_folder: object, **changes: object) -> dict[str
     train = {"steps": 3, "batch_size": 2, "seq_len": 32}
     return {
         "model": str(model_folder),
-        "task": {"name": "toxicity"},
+        "task": "tests.tiny:EchoTask",
         "rounds": 2,
         "out": str(out),
         "reveal": {
@@ -143,7 +158,7 @@ def run_config(out: object, model_folder: object, **changes: object) -> dict[str
         "release": {
             "adapter": {"rank": 2, "alpha": 4.0},
             "train": train,
-            "retain": {"place": "joint+after", "examples": 4, "after": train},
+            "retain": {"place": "joint+repair", "examples": 4, "repair": train},
             "eta": {"forget": [0.2, 0.4], "utility_budget": 0.0, "degenerate_budget": 1.0},
         },
         **changes,

@@ -52,10 +52,14 @@ def _revealed(request: Request) -> list[Example]:
 
 
 def _true(request: Request) -> list[Example]:
+    why = f"task {request.task.name} has none (its true_examples gives none)"
     try:
-        return request.task.true_examples(request.count, request.seed)
+        found = request.task.true_examples(request.count, request.seed)
     except ValueError as error:
-        raise ValueError(f"release.data is 'true', which needs the data to forget: {error}") from error
+        found, why = None, str(error)
+    if not found:
+        raise ValueError(f"release.data is 'true', which needs the data to forget: {why}")
+    return found
 
 
 FORGET_DATA: dict[str, ForgetData] = {

@@ -23,7 +23,6 @@ from rr_jax.runs.results import AttackResult, Metrics, RoundResult, RunSummary
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SAMPLES_OF_FORGET, SAMPLES_OF_UTILITY = 6, 2
-KEYWORDS = 6  # that the title names
 
 
 def summary_table(summary: RunSummary) -> str:
@@ -138,7 +137,7 @@ def write_report(folder: Path) -> Path:
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         summary=summary,
         source=FORGET_DATA[summary.data].title,
-        target=_target(summary, yaml.safe_load(config) or {}),
+        target=summary.title or summary.forget_metric,
         headline=_headline(summary),
         claim=_claim(summary, attacks),
         groups=_metric_groups(summary),
@@ -167,20 +166,6 @@ def _picture(path: Path) -> str | None:
 
 def _text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def _target(summary: RunSummary, config: Mapping[str, Any]) -> str:
-    """What is forgotten, in words: of the configuration, or else the name of the forget metric."""
-    task = config.get("task") or {}
-    if task.get("name") == "ner" and task.get("forget"):
-        return f"entity type {task['forget']}"
-    if task.get("keywords"):
-        named, others = task["keywords"][:KEYWORDS], task["keywords"][KEYWORDS:]
-        return f"keywords: {', '.join(named)}" + (f" and {len(others)} more" if others else "")
-    if task.get("regex"):
-        return f"texts that match {task['regex']}"
-    known = {"toxicity": "the toxic register", "code": "writing code"}
-    return str(known.get(summary.task, summary.forget_metric))
 
 
 def _headline(summary: RunSummary) -> dict[str, Any] | None:

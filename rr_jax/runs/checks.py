@@ -4,21 +4,20 @@ be another configuration.
 Looks at the configuration, the task, the models and their tokenizers; never computes with a model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rr_jax.data.packing import Example
 from rr_jax.generation.prompts import encode_prompts
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import linear_shapes
+from rr_jax.release.objectives.base import RETAIN
 from rr_jax.reveal.arms import build_arms
 from rr_jax.reveal.candidates import check_vocabulary, instruction_texts
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import plain
 from rr_jax.tasks.base import Task
-from rr_jax.tasks.config import CustomTask
-from rr_jax.tasks.testbed.base import TestbedTask
-from rr_jax.testbed.world.lexicon import ENTITY_WORDS
 
 PLACEHOLDER = "path/to/"  # what the shipped configurations have where a path of the user's is to stand
 
@@ -51,8 +50,7 @@ def check_run(config: RunConfig, task: Task, lm: LanguageModel, proposer: Langua
     shapes = linear_shapes(lm.config)
     adapted = {name: shapes[name] for name in config.release.adapter.targets}
     config.release.orthogonality.check_room(config.release.adapter.rank, config.rounds, adapted)
-    if isinstance(task, TestbedTask):
-        _check_testbed(task, lm, config.model)
+    task.check(lm, config.model)
     if proposer is not None:
         check_vocabulary(proposer, lm)
     _check_lengths(config, task, texts, lm, lm if proposer is None else proposer)
@@ -69,6 +67,21 @@ def _check_targets(config: RunConfig, lm: LanguageModel) -> None:
             )
 
 
+def check_retain(config: RunConfig, task: Task, examples: Sequence[Example]) -> None:
+    """Refuses a run that trains on retain data of a task that has none.
+
+    Raises:
+      ValueError: says what needs it.
+    """
+    release = config.release
+    losses = (release.objective, *release.objective.companions().values())
+    if examples or not (release.place.exists or any(RETAIN in loss.rows for loss in losses)):
+        return
+    who = f"place {release.retain.place!r}" if release.place.exists else f"objective {release.objective.name!r}"
+    key = "release.retain." if release.place.exists else "release."
+    raise ValueError(f"{key}{who} trains on retain data, but task {task.name} has none")
+
+
 def check_constraint(config: RunConfig) -> None:
     """Refuses a constraint that cannot act, whatever the model.
 
@@ -78,26 +91,15 @@ def check_constraint(config: RunConfig) -> None:
     config.release.orthogonality.check(pair=config.release.place.exists, rounds=config.rounds)
 
 
-def _check_testbed(task: TestbedTask, lm: LanguageModel, model: str) -> None:
-    """A model of the testbed, whatever its seed, has every name of that world as one token; no other model has."""
-    vocabulary = lm.tokenizer.get_vocab()
-    missing = sum(f" {word}" not in vocabulary for word in ENTITY_WORDS)
-    if missing:
-        raise ValueError(
-            f"task.name: {task.name} asks in the testbed's own prompts, which {model} was not trained on (its tokenizer "
-            f"lacks {missing} of the testbed's {len(ENTITY_WORDS)} names); use model=testbed, or task.name=custom"
-        )
-
-
 def _check_lengths(config: RunConfig, task: Task, texts: list[str], lm: LanguageModel, writer: LanguageModel) -> None:
-    """Every prompt of the search and of a custom task's evaluation leaves room for what is to be generated."""
+    """Refuses a prompt of the search that leaves no room for what is to be generated."""
     arms, positions = config.reveal.arms, lm.config.max_positions
     length = task.max_new_tokens
-    key = "task.max_new_tokens" if isinstance(config.task, CustomTask) else f"task {task.name}"
+    key = "task.max_new_tokens" if hasattr(config.task, "max_new_tokens") else f"task {task.name}"
     if length >= positions:
         raise ValueError(f"{key}: {length} tokens are to be generated, but the model has {positions} positions in all")
     soft = arms.soft_tokens if arms.soft else 0
-    longest = max((_tokens(lm, text, 0), text) for text in (*texts, *_evaluated(config)))
+    longest = max((_tokens(lm, text, 0), text) for text in texts)
     if soft and arms.path == "direct":
         longest = max(longest, *((_tokens(lm, stem, soft), f"soft prompt, {stem}") for stem in task.stems))
     elif soft:
@@ -114,10 +116,6 @@ def _check_lengths(config: RunConfig, task: Task, texts: list[str], lm: Language
             f"a prompt of {longest[0]} tokens ({longest[1][:40]!r}) and the {length} of {key} do not fit the "
             f"{positions} positions of the model"
         )
-
-
-def _evaluated(config: RunConfig) -> list[str]:
-    return config.task.prompts if isinstance(config.task, CustomTask) else []
 
 
 def _tokens(lm: LanguageModel, text: str, soft: int) -> int:

@@ -7,13 +7,14 @@ none of the numbers is presented as the paper's.
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, SerializeAsAny
 
+from rr_jax.registry import plugged
 from rr_jax.release.config import ReleaseConfig
 from rr_jax.reveal.config import RevealConfig
 from rr_jax.section import Section, Seed
-from rr_jax.tasks.config import TaskConfig
 from rr_jax.tasks.guards import GUARDS
+from rr_jax.tasks.registry import TASKS
 
 
 def _known_guard(name: str) -> str:
@@ -52,7 +53,8 @@ class RunConfig(Section):
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     chat: bool | None = None  # prompts are a user's messages in the tokenizer's chat template; null: where it has one
-    task: TaskConfig
+    # a name of `rr_jax.tasks.registry.TASKS` or "package.module:Name", or that as `name` beside the task's own keys
+    task: Annotated[SerializeAsAny[Section], plugged(TASKS, lambda task: task.Section)]
     seed: Seed = 0
     rounds: PositiveInt = 2
     until: Literal["reveal", "measure"] = (

@@ -7,11 +7,9 @@ import difflib
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pydantic
-
-TASKS = ("toxicity", "ner", "code", "custom")  # what tells the sections of the one key that has several apart
 
 # What keys, values and choices of earlier versions are called now.
 RENAMED_KEYS = {
@@ -48,8 +46,7 @@ def _lines(error: pydantic.ValidationError, model: type[pydantic.BaseModel], abo
 
 def _explain(problem: Any, model: type[pydantic.BaseModel], above: tuple[str, ...]) -> str:
     kind, found, loc = problem["type"], problem.get("input"), problem["loc"]
-    own = [str(part) for i, part in enumerate(loc) if not (i == 1 and loc[0] == "task" and part in TASKS)]
-    place = [*above, *own]
+    place = [*above, *map(str, loc)]
     name = ".".join(place) or "config"
     if name in RENAMED_KEYS and kind == "extra_forbidden":
         return f"unknown key {name!r}; {RENAMED_KEYS[name]}"
@@ -59,20 +56,18 @@ def _explain(problem: Any, model: type[pydantic.BaseModel], above: tuple[str, ..
         return f"unknown key {name!r}; {_hint(place[-1], _valid_keys(loc[:-1], model), 'valid keys:')}"
     if kind == "missing":
         return f"{name} is missing"
-    if kind == "union_tag_not_found":
-        return f"{name}.name is missing, expected one of {', '.join(TASKS)}"
-    if kind == "union_tag_invalid":
-        return f"{name}.name: found {found['name']!r}; {_hint(str(found['name']), TASKS, 'expected one of')}"
     if kind in ("model_type", "model_attributes_type"):
         keys = _valid_keys(loc, model)
         return f"{name}: found {found!r}, expected a section with keys such as {', '.join(keys[:3])}"
     message = problem["msg"].removeprefix("Value error, ")
+    if kind == "plugin_missing":
+        return f"{name}.name is missing, {message}"
     if kind == "plugin_name":
         asked = found["name"] if isinstance(found, dict) else found
         now = RENAMED_CHOICES.get((name, asked))
         if now is not None:
             return f"{name}: there is no {name.rpartition('.')[2]} {asked!r}; it is {now} now"
-        return f"{name}: {message}"
+        return f"{name}.name: {message}" if isinstance(found, dict) else f"{name}: {message}"
     if isinstance(found, dict):
         return f"{name}: {message}" if place else message
     return f"{name}: found {found!r}, {message.lower()}"
@@ -87,9 +82,6 @@ def _valid_keys(place: Sequence[Any], root: type[pydantic.BaseModel]) -> list[st
     """The keys that the section at `place` of a `root` accepts."""
     kinds: list[Any] = [root]
     for part in place:
-        if part in TASKS and len(kinds) > 1:
-            kinds = [kind for kind in kinds if kind.model_fields["name"].annotation == Literal[part]]
-            continue
         field = next((kind.model_fields[part] for kind in kinds if part in kind.model_fields), None)
         if field is None:
             return []

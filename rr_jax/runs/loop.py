@@ -19,7 +19,7 @@ from rr_jax.models.encoders.hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
 from rr_jax.reporting.page import write_report
 from rr_jax.runs.checkpoint import Checkpoints, stage_number
-from rr_jax.runs.checks import check_paths, check_run
+from rr_jax.runs.checks import check_paths, check_retain, check_run
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import load_config
 from rr_jax.runs.context import Context, released_model
@@ -29,7 +29,7 @@ from rr_jax.runs.reuse import borrow
 from rr_jax.runs.rounds import run_rounds
 from rr_jax.runs.stages.rows import forget_examples
 from rr_jax.tasks.base import Task
-from rr_jax.tasks.registry import make_task
+from rr_jax.tasks.registry import make_task, section_of
 from rr_jax.testbed import BASE
 
 Progress = Callable[[str, int, int], None]
@@ -54,12 +54,20 @@ def load_model(config: RunConfig, progress: Progress | None = None) -> LanguageM
 
 
 def run(
-    config: str | Path | RunConfig, *, progress: Progress | None = None, siblings: Sequence[Path] = (), **overrides: Any
+    config: str | Path | RunConfig,
+    *,
+    task: Any = None,
+    progress: Progress | None = None,
+    siblings: Sequence[Path] = (),
+    **overrides: Any,
 ) -> RunSummary:
     """Runs a configuration to its end, or resumes it, and returns the summary.
 
     Args:
       config: a YAML file or a configuration.
+      task: a `Task` object, in place of what the configuration says of the task (a file may leave that out). The run
+        folder records its class alone: whoever resumes or reads the run hands it over again. Or, as any other of the
+        overrides, plain values of that key.
       progress: called with (what, done, of) as work goes on.
       siblings: folders of runs whose finished stages are taken over where nothing that the stage reads differs.
       overrides: top-level keys to replace when `config` is a file, such as out="runs/demo", rounds=1.
@@ -68,11 +76,17 @@ def run(
       ValueError: for anything wrong with the configuration, the model, the data or the run folder, before anything is
         written; `TrainingDiverged` and `NothingRevealed` when the run cannot go on.
     """
-    if not isinstance(config, RunConfig):
-        config = load_config(config, [f"{key}={yaml.safe_dump(value).strip()}" for key, value in overrides.items()])
-    elif overrides:
+    if isinstance(task, str | dict):
+        overrides, task = overrides | {"task": task}, None
+    section = None if task is None else section_of(task)
+    if isinstance(config, RunConfig) and overrides:
         raise ValueError(f"overrides ({', '.join(overrides)}) go with a file, not with a configuration object")
-    with open_run(config, progress, siblings) as (context, checkpoints):
+    if not isinstance(config, RunConfig):
+        values = overrides if section is None else overrides | {"task": section.model_dump()}
+        config = load_config(config, [f"{key}={yaml.safe_dump(value).strip()}" for key, value in values.items()])
+    elif section is not None:
+        config = config.model_copy(update={"task": section})
+    with open_run(config, progress, siblings, task=task) as (context, checkpoints):
         summary = run_rounds(context, checkpoints)
     summary.write(context.folder)
     write_report(context.folder)
@@ -81,13 +95,18 @@ def run(
 
 @contextlib.contextmanager
 def open_run(
-    config: RunConfig, progress: Progress | None = None, siblings: Sequence[Path] = (), lm: LanguageModel | None = None
+    config: RunConfig,
+    progress: Progress | None = None,
+    siblings: Sequence[Path] = (),
+    lm: LanguageModel | None = None,
+    task: Task | None = None,
 ) -> Iterator[tuple[Context, Checkpoints]]:
     """Checks a configuration, starts or finds its folder, and hands over what its stages need.
 
     Args:
       config, progress, siblings: as for `run`.
       lm: the configuration's model, if it is loaded already.
+      task: the task, if it is a Python object.
 
     Raises:
       ValueError: as `run`.
@@ -96,16 +115,18 @@ def open_run(
     check_paths(config)
     check_config(folder, config)
     lm = load_model(config, progress) if lm is None else lm
-    task = make_task(config.task, lm.tokenizer, config.seed)
+    given = task is not None
+    task = make_task(config.task, lm.tokenizer, config.seed, task)
     proposer, encoder = load_helpers(config, task)
     check_run(config, task, lm, proposer)
     retain = task.retain_examples(config.release.retain.examples, config.seed)
+    check_retain(config, task, retain)
     data = {"retain": retain}
     context = Context(config, task, lm, folder, lambda *line: None, progress or _silent, proposer, encoder)
     if not config.release.source.reveals:
         data["forget"] = forget_examples(context, 1, [])
     start_folder(folder, config, {name: text_hash([e.prompt + e.response for e in data[name]]) for name in data})
-    borrow(folder, config, siblings)
+    borrow(folder, config, () if given else siblings)  # an object holds what no configuration tells apart
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         saved = set(checkpoints.saved())
@@ -137,7 +158,10 @@ def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, E
 
 
 def load_round(
-    folder: str | Path, round_index: int | None = None, progress: Progress | None = None
+    folder: str | Path,
+    round_index: int | None = None,
+    progress: Progress | None = None,
+    task: Task | None = None,
 ) -> tuple[LanguageModel, RunConfig, int]:
     """The model of a round of a run (default: the selected one), rebuilt from the base weights and the checkpoint.
 
@@ -145,6 +169,7 @@ def load_round(
       folder: of the run.
       round: 0 is the base model.
       progress: as for `run`.
+      task: that of the run, if it was a Python object.
 
     Returns:
       the model, the run's configuration, and which round it is.
@@ -154,7 +179,8 @@ def load_round(
     """
     deltas, config, round_index = load_deltas(Path(folder), round_index)
     lm = load_model(config, progress)
-    return released_model(config, make_task(config.task, lm.tokenizer, config.seed), lm, deltas), config, round_index
+    task = make_task(config.task, lm.tokenizer, config.seed, task)
+    return released_model(config, task, lm, deltas), config, round_index
 
 
 def load_deltas(folder: Path, round_index: int | None = None) -> tuple[Adapter | None, RunConfig, int]:

@@ -195,6 +195,7 @@ class RunSummary(File):
     seed: int
     objective: str
     data: str
+    title: str = ""
     guard: str | None = None
     forget_metric: str
     utility_metrics: dict[str, Literal["higher", "lower"]]

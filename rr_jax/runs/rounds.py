@@ -121,6 +121,7 @@ def _of_base(context: Context, stage: SavedOrComputed) -> RunSummary:
     return RunSummary(
         task=task.name,
         seed=config.seed,
+        title=task.title,
         objective=config.release.objective.name,
         data=config.release.data,
         guard=config.evaluate.guard,

@@ -28,9 +28,7 @@ from rr_jax.runs.loop import load_deltas, load_model
 from rr_jax.runs.results import AttackResult, Metrics, Relearning, RunSummary
 from rr_jax.tasks.base import Evaluation, Task
 from rr_jax.tasks.evaluation import evaluate_task
-from rr_jax.tasks.prompt_variants import askings
 from rr_jax.tasks.registry import make_task
-from rr_jax.tasks.true_data import forget_examples
 from rr_jax.training.config import TrainConfig
 from rr_jax.training.loop import TrainJob, train
 
@@ -52,6 +50,7 @@ def attack(
     examples: int = EXAMPLES,
     compared: bool = True,
     progress: Progress | None = None,
+    task: Task | None = None,
 ) -> AttackResult:
     """Attacks the model of a round, writes attacks.json into the run folder, rebuilds the report, returns the findings.
 
@@ -63,6 +62,7 @@ def attack(
       compared: also attacks the base model, and rounds the weights of both. Without, as for a table of many runs, there
         are relearning and prompts alone, and a run that ended with its base model is attacked as any other.
       progress: called with (what, done, of).
+      task: that of the run, if it was a Python object.
 
     Raises:
       ValueError: the folder is no run, the round is not finished or (compared) is the base model, `steps` do not grow,
@@ -74,7 +74,7 @@ def attack(
     if compared or number > 0:
         _check_finished(folder, number)
     base = load_model(config, progress)
-    task = make_task(config.task, base.tokenizer, config.seed)
+    task = make_task(config.task, base.tokenizer, config.seed, task)
     rows = _true_rows(config, task, base, examples)
     released = released_model(config, task, base, deltas)
     models = {"base": base, "released": released} if compared else {"released": released}
@@ -135,7 +135,11 @@ def _check_finished(folder: Path, number: int) -> None:
 
 
 def _true_rows(config: RunConfig, task: Task, lm: LanguageModel, examples: int) -> Packed:
-    found = forget_examples(config.task, task, examples, derive_seed(config.seed, "attacks/examples"))
+    found = task.true_examples(examples, derive_seed(config.seed, "attacks/examples"))
+    if not found:
+        raise ValueError(
+            f"task {task.name} has no true examples (its true_examples gives none), which relearning trains on"
+        )
     return pack_examples(lm.tokenizer, found, min(config.release.train.seq_len, lm.config.max_positions), lm.chat)
 
 
@@ -149,20 +153,20 @@ def _forget(task: Task, lm: LanguageModel, config: RunConfig) -> Evaluation:
 def _prompts(
     config: RunConfig, task: Task, models: Models, plain: dict[str, Evaluation], note: Progress
 ) -> tuple[dict[str, Metrics], int]:
-    """The forget metric by way of asking, "as_measured" first, and the number of examples shown by "few_shot"."""
+    """The forget metric by prompt variant, "as_measured" first, and the number of examples shown by "few_shot"."""
     anyone, its = next(iter(models.values())), next(iter(plain.values()))  # prompts are the same for all
     asked = [str(sample["prompt"]) for sample in its.samples if sample["metric"] == task.forget_metric]
-    ways, shots = askings(config.task, task, anyone, asked, derive_seed(config.seed, "attacks/shots"))
+    variants, shots = task.prompt_variants(anyone, asked, derive_seed(config.seed, "attacks/shots"))
     measured = {"as_measured": plain}
-    for place, (way, other) in enumerate(ways.items()):
-        note("attack: other prompts", place, len(ways))
-        measured[way] = {name: _forget(other, lm, config) for name, lm in models.items()}
-    note("attack: other prompts", len(ways), len(ways))
+    for index, (variant, other) in enumerate(variants.items()):
+        note("attack: other prompts", index, len(variants))
+        measured[variant] = {name: _forget(other, lm, config) for name, lm in models.items()}
+    note("attack: other prompts", len(variants), len(variants))
     lines: dict[str, Metrics] = {}
-    for way, by_model in measured.items():
-        lines[way] = {name: result.metrics[task.forget_metric] for name, result in by_model.items()}
+    for variant, by_model in measured.items():
+        lines[variant] = {name: result.metrics[task.forget_metric] for name, result in by_model.items()}
         for name, result in by_model.items():
-            lines[way][f"degenerate_{name}"] = result.metrics[task.degenerate_metric]
+            lines[variant][f"degenerate_{name}"] = result.metrics[task.degenerate_metric]
     return lines, shots
 
 
@@ -231,10 +235,10 @@ def _quantize(config: RunConfig, task: Task, models: Models, note: Progress) -> 
     """All metrics by model and bits."""
     found: dict[str, dict[str, Metrics]] = {name: {} for name in models}
     of, size = len(models) * len(GROUPS), config.evaluate.test
-    for place, (bits, group) in enumerate(GROUPS.items()):
+    for index, (bits, group) in enumerate(GROUPS.items()):
         quantize = jax.jit(partial(quantize_params, bits=bits, group=group))
         for offset, (name, lm) in enumerate(models.items()):
-            note("attack: rounded weights", place * len(models) + offset, of)
+            note("attack: rounded weights", index * len(models) + offset, of)
             rounded = dataclasses.replace(lm, params=quantize(lm.params))
             found[name][str(bits)] = evaluate_task(task, rounded, "test", size, base=models["base"]).metrics
     note("attack: rounded weights", of, of)

@@ -29,7 +29,7 @@ from rr_jax.runs.context import Context
 from rr_jax.runs.folder import write_json, write_text
 from rr_jax.runs.loop import load_deltas, load_model
 from rr_jax.runs.stages.rows import forget_rows, held_out_rows
-from rr_jax.tasks.base import Revealed
+from rr_jax.tasks.base import Revealed, Task
 from rr_jax.tasks.evaluation import evaluate_task
 from rr_jax.tasks.registry import make_task
 
@@ -54,6 +54,7 @@ def draw_surface(
     eta_retain: Sequence[float] | None = None,
     metrics: bool = False,
     progress: Progress | None = None,
+    task: Task | None = None,
 ) -> dict[str, Any]:
     """Writes surface.json and surface.svg of a round into its run folder, the figure into its report too, and returns
     what the former holds.
@@ -68,6 +69,7 @@ def draw_surface(
       eta_forget, eta_retain: growing strengths with 0 among them; None: from 0 to 1.5 times the chosen one.
       metrics: whether the forget, utility and degenerate metrics are measured at every point as well.
       progress: called with (what, done, of).
+      task: that of the run, if it was a Python object.
 
     Raises:
       ValueError: the folder is no run, the round is not there or the base model, a grid is not as described, the
@@ -88,7 +90,7 @@ def draw_surface(
     forget, retain = _changes(config, trained, composed)
     grids = _grids(config, composed, retain, eta_forget, eta_retain)
     base = load_model(config, progress)
-    task = make_task(config.task, base.tokenizer, config.seed)
+    task = make_task(config.task, base.tokenizer, config.seed, task)
     context = Context(config, task, base, folder, lambda *line: None, note)
     rows = {"forget": forget_rows(context, number, revealed), "retain": held_out_rows(context)}
     note(f"round {number}: loss surface", 0, 1)
@@ -125,7 +127,7 @@ def draw_surface(
     if metrics:
         points = np.array(list(itertools.product(*grids)), np.float32)
         models = models_at(base, points, forget=forget, retain=retain, before=before, strategy=strategy)
-        found["metrics"] = {"split": "valid", "count": config.evaluate.validation} | _metrics(
+        found["metrics"] = {"split": "validation", "count": config.evaluate.validation} | _metrics(
             context, number, models, len(grids[0])
         )
     write_json(folder / "surface.json", found)
@@ -219,8 +221,8 @@ def _metrics(
     task, count = context.task, context.config.evaluate.validation
     names = (task.forget_metric, *task.utility_metrics, task.degenerate_metric)
     measured = []
-    for place, lm in enumerate(models):
-        context.progress(f"round {number}: metrics on validation data", place, len(models))
-        measured.append(evaluate_task(task, lm, "valid", count, base=context.base).metrics)
+    for index, lm in enumerate(models):
+        context.progress(f"round {number}: metrics on validation data", index, len(models))
+        measured.append(evaluate_task(task, lm, "validation", count, base=context.base).metrics)
     context.progress(f"round {number}: metrics on validation data", len(models), len(models))
     return {name: np.reshape([metrics[name].value for metrics in measured], (lines, -1)).tolist() for name in names}

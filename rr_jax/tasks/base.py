@@ -1,20 +1,23 @@
 """What every unlearning target says of itself, so that search, collection, training and selection need not know it.
 
 A task turns instructions into prompts, reads what a model generated, judges whether it belongs to the target, gives
-retain data and measures. It never trains, never chooses, and never hands its own forget data to anybody: there is none
-in this interface.
+retain data and measures. It never trains and never chooses. True examples of the target, where it has any, are for
+attacks and for training on true data: no code of reveal and release asks for them, which a test holds.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+from rr_jax import section as sections
 from rr_jax.data.packing import Example
+from rr_jax.evaluate.degenerate import flag
 from rr_jax.evaluate.metric import Metric
 from rr_jax.models.hub import LanguageModel
 
-Split = Literal["valid", "test"]
-RetainSplit = Literal["train", "valid"]  # test data is given to nobody
+Split = Literal["validation", "test"]
+RetainSplit = Literal["train", "validation"]  # test data is given to nobody
 
 
 class Reading(NamedTuple):
@@ -46,83 +49,129 @@ class Evaluation(NamedTuple):
     samples: list[dict[str, object]]
 
 
-class Task(Protocol):
-    """One unlearning target."""
+class NameSection(sections.Section):
+    """The section of a task that has no settings."""
 
-    @property
-    def name(self) -> str:
-        """What the summary calls it."""
-        ...
+    name: str
 
-    @property
-    def forget_metric(self) -> str:
-        """The metric to be brought down."""
-        ...
 
-    @property
-    def utility_metrics(self) -> dict[str, Literal["higher", "lower"]]:
-        """The metrics to be kept, and which way is better."""
-        ...
+class PromptVariants(NamedTuple):
+    """A task measuring the same metric on other prompts: attacks by prompts alone.
 
-    @property
-    def degenerate_metric(self) -> str:
-        """Share of empty or repetitive outputs among those the forget metric is made of."""
-        ...
+    Attributes:
+      tasks: by the name of the variant.
+      shots: true examples that a variant "few_shot" shows; 0 where there is none.
+    """
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Length of a revealing generation."""
-        ...
+    tasks: Mapping[str, "Task"]
+    shots: int
 
-    @property
-    def instructions(self) -> Sequence[str]:
-        """Texts the search may try as revealing instructions: prompts the model continues."""
-        ...
 
-    @property
-    def stems(self) -> Sequence[str]:
-        """Texts that follow a soft prompt."""
-        ...
+NO_VARIANTS = PromptVariants({}, 0)
 
-    @property
-    def neutral(self) -> str:
-        """The instruction that pairing "neutral" trains under."""
-        ...
 
-    @property
-    def others(self) -> Sequence[str]:
-        """The instructions that pairing "shuffled" draws from: those that do not ask for the target."""
-        ...
+class Task(abc.ABC):
+    """One unlearning target. A subclass says what has no value here; all else has a default.
+
+    Attributes:
+      name: what the summary and errors call it.
+      forget_metric: the metric to be brought down; `evaluate` gives it.
+      utility_metrics: the metrics to be kept, and which way is better; `evaluate` gives them.
+      degenerate_metric: share of empty or repetitive outputs among those of the forget metric; `evaluate` gives it.
+      instructions: texts the search may try as revealing instructions: prompts that the model continues.
+      title: what is forgotten, in words for the report; empty: the forget metric.
+      max_new_tokens: length of a revealing generation.
+      stems: texts that follow a soft prompt.
+      neutral: the instruction that pairing "neutral" trains under.
+      others: instructions that do not ask for the target, which pairing "shuffled" draws from.
+      facts: what there is to disclose, as far as that is known: what recall is counted in. Never shown to the search.
+    """
+
+    Section: ClassVar[type[sections.Section]] = NameSection  # its keys in a configuration, with `name: str`
+
+    name: str
+    forget_metric: str
+    utility_metrics: Mapping[str, Literal["higher", "lower"]]
+    degenerate_metric: str = "degenerate_share"
+    instructions: Sequence[str]
+    title: str = ""
+    max_new_tokens: int = 64
+    stems: Sequence[str] = ("",)
+    neutral: str = ""
+    others: Sequence[str] = ("",)
+    facts: frozenset[str] = frozenset()
+
+    @classmethod
+    def make(cls, section: Any, tokenizer: Any, seed: int) -> Self:
+        """Returns the task that a configuration describes.
+
+        Args:
+          section: an instance of `Section`.
+          tokenizer: of the model.
+          seed: of the run.
+
+        Raises:
+          ValueError: for what the task finds wrong with its settings or files.
+        """
+        return cls()
+
+    def check(self, lm: LanguageModel, model: str) -> None:
+        """Refuses a model that the task cannot be asked of, before anything is written.
+
+        Args:
+          lm: with its tokenizer; nothing may be computed with it.
+          model: what the configuration calls it.
+
+        Raises:
+          ValueError: says what the model lacks.
+        """
+        return None
 
     def prompt(self, instruction: str, context: str) -> str:
-        """The full prompt under which a response is trained."""
-        ...
+        """Returns the full prompt under which a response is trained."""
+        return f"{instruction} {context}".rstrip()
 
     def read(self, instruction: str, generated: str) -> Reading | None:
         """Takes apart what the model generated after `instruction`; None if it does not have the form."""
-        ...
+        return None if any(flag(generated)) else Reading("", generated)
 
+    @abc.abstractmethod
     def relevance(self, reading: Reading) -> float:
-        """How much the response belongs to the target, 0 to 1."""
-        ...
-
-    @property
-    def facts(self) -> frozenset[str]:
-        """What there is to disclose, as far as that is known: what recall is counted in. Never shown to the search."""
-        ...
+        """Returns how much the response belongs to the target, 0 to 1."""
 
     def disclosed(self, reading: Reading) -> frozenset[str]:
-        """Which of the facts a relevant response discloses."""
-        ...
+        """Returns those of the facts that a relevant response discloses."""
+        return frozenset(fact for fact in self.facts if fact in reading.response)
 
     def spans(self, response: str) -> tuple[tuple[int, int], ...] | None:
-        """The character ranges of a revealed response that the forget adapter learns; None for all of it."""
-        ...
+        """Returns the character ranges of a revealed response that the forget adapter learns; None for all of it."""
+        return None
 
+    @abc.abstractmethod
     def retain_examples(self, count: int, seed: int, split: RetainSplit = "train") -> list[Example]:
-        """Examples of what is to be kept: to train on, or of the validation split, to hold a loss against."""
-        ...
+        """Returns examples of what is to be kept: to train on, or of the validation split, to hold a loss against."""
 
+    def true_examples(self, count: int, seed: int) -> list[Example] | None:
+        """Returns training examples of the target as it truly is, at most `count`; None: this task has none.
+
+        Only for attacks that bring the target back and for training on true data. Whoever reveals must not call it.
+
+        Raises:
+          ValueError: they should be there and are not.
+        """
+        return None
+
+    def prompt_variants(self, lm: LanguageModel, prompts: Sequence[str], seed: int) -> PromptVariants:
+        """Returns the task measuring the same metric by the same rule on other prompts; by default there are none.
+
+        Args:
+          lm: tells how long a prompt is and may be.
+          prompts: those that the forget metric is measured with.
+          seed: of the draw of the examples that a variant shows.
+        """
+        return NO_VARIANTS
+
+    @abc.abstractmethod
     def evaluate(
         self,
         model: LanguageModel,
@@ -140,7 +189,6 @@ class Task(Protocol):
         `base`, the model before anything was forgotten, may judge whether what the model writes is fluent.
         With `only`, the metrics named and what is measured along with them; the values are the same as without.
         """
-        ...
 
 
 def retention(task: Task, metrics: Mapping[str, Metric], base: Mapping[str, Metric]) -> dict[str, float]:

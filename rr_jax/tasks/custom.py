@@ -11,9 +11,12 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from rr_jax.data.packing import Example, pack_examples
+import pydantic
+from pydantic import PositiveFloat, PositiveInt
+
+from rr_jax.data.packing import Example, encode_prompt, pack_examples
 from rr_jax.data.sources import load_texts
 from rr_jax.evaluate.degenerate import flag
 from rr_jax.evaluate.metric import Metric, exponential_of, mean_of, ratio_of, share_of
@@ -21,71 +24,188 @@ from rr_jax.evaluate.perplexity import nll_metric, perplexity
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
-from rr_jax.random import derive_seed
-from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split
-from rr_jax.tasks.config import CustomTask
+from rr_jax.random import derive_seed, split_label
+from rr_jax.section import Section
+from rr_jax.tasks.base import Evaluation, PromptVariants, Reading, RetainSplit, Split, Task
+from rr_jax.tasks.prompt_variants import SHOTS, fitting
 
 MIN_TEXTS = 20  # a tenth of them, two, is the least that validation and test can do with
 OPENING_WORDS = (3, 5, 8)
 OPENING_TEXTS = 24  # texts that openings are taken from
 OPENINGS_PER_KEYWORD = 6
 ROW_TOKENS = 256  # of a row in evaluation; longer texts are cut
+KEYWORDS = 6  # that the title names
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
-@dataclasses.dataclass(frozen=True)
-class KeywordTask:
-    """The oracle, the retain texts by split, and the instructions made from both."""
+class CustomSection(Section):
+    """What recognises the target, what is to be kept, and how evaluation prompts."""
+
+    name: str
+    keywords: list[str] = []  # whole words, case-sensitive; give these or `regex`
+    regex: str | None = None
+    retain_text: str  # a .txt (blank line between texts), .jsonl, .json, .csv or .parquet file, or a hub data set
+    text_field: str = "text"  # the column that holds the text, where there are columns
+    max_texts: PositiveInt = 5000  # of the retain file, from its beginning
+    prompts: list[str] = [""]  # what evaluation continues; "" is the bare start token
+    arms: list[str] = []  # instruction texts to search over; empty: openings of the retain texts, and the keywords
+    facts: list[str] = []  # texts that a full disclosure would contain, to report recall; empty: the keywords
+    # What of a revealed text the forget adapter learns: the words that match, given what precedes them, or all of it.
+    learn: Literal["matches", "response"] = "matches"
+    max_new_tokens: PositiveInt = 128  # length of a generated text, in search, collection and evaluation
+    temperature: PositiveFloat = 1.0  # of evaluation
+
+    @pydantic.model_validator(mode="after")
+    def _one_oracle(self) -> "CustomSection":
+        if bool(self.keywords) == (self.regex is not None):
+            raise ValueError("give either keywords or regex, and not both")
+        return self
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeywordTask(Task):
+    """The oracle, the retain texts by split, and the instructions made from both.
+
+    Attributes beside those of every task:
+      oracle: finds the target in a text.
+      texts: to be kept, of "train", "validation" and "test".
+      prompts: what evaluation continues.
+      temperature: of evaluation.
+      source: the section it was made of, which says where its texts come from.
+      learn: which part of a revealed text the forget adapter learns.
+      vocabulary: the words of all texts to be kept.
+    """
+
+    Section: ClassVar[type[CustomSection]] = CustomSection
 
     oracle: re.Pattern[str]
-    texts: dict[str, tuple[str, ...]]  # of "train", "valid" and "test"
+    texts: dict[str, tuple[str, ...]]
     instructions: Sequence[str]
     neutral: str
     others: Sequence[str]
-    prompts: Sequence[str]  # what evaluation continues
+    prompts: Sequence[str]
     max_new_tokens: int
     temperature: float
+    source: CustomSection
     facts: frozenset[str] = frozenset()
+    title: str = ""
     learn: Literal["matches", "response"] = "matches"
-    stems: Sequence[str] = ("",)
     name: str = "custom"
     forget_metric: str = "mention_rate"
     degenerate_metric: str = "degenerate_share"
     utility_metrics: dict[str, Literal["higher", "lower"]] = dataclasses.field(
         default_factory=lambda: {"retain_perplexity": "lower"}
     )
-    vocabulary: frozenset[str] = frozenset()  # the words of all texts to be kept
+    vocabulary: frozenset[str] = frozenset()
+
+    @classmethod
+    def make(cls, section: CustomSection, tokenizer: Any, seed: int) -> "KeywordTask":
+        """Returns the task that a section describes.
+
+        Args:
+          section: the oracle, the retain texts and the prompts.
+          tokenizer: tells whether the model can begin a text from nothing.
+          seed: of the draw of the texts whose openings become instructions.
+
+        Raises:
+          ValueError: the expression is not valid or matches the empty text, the file is not as `load_texts` wants it,
+            it has too few texts without what is to be forgotten, or a prompt is empty and the model has no start token.
+        """
+        oracle = compile_oracle(section.keywords, section.regex)
+        if not section.prompts:
+            raise ValueError("task.prompts is empty, expected at least one prompt")
+        if "" in section.prompts and tokenizer.bos_token_id is None:
+            raise ValueError("task.prompts holds an empty text, but the tokenizer has no start token to begin from")
+        texts = retain_splits(load_texts(section.retain_text, section.text_field, section.max_texts), oracle)
+        train = texts["train"]
+        chosen = random.Random(f"openings/{seed}").sample(train, min(OPENING_TEXTS, len(train)))
+        # None may be left: an expression can find in an opening what it does not find in the whole text.
+        openings = _openings(chosen, oracle) or [""]
+        common = Counter(_openings(train, oracle, OPENING_WORDS[:1], repeats=True)).most_common(1)
+        named = [text for word in section.keywords for text in (word, *_joined(openings, word))]
+        return cls(
+            oracle=oracle,
+            texts=texts,
+            instructions=tuple(dict.fromkeys(section.arms or [*openings, *named])),
+            neutral=common[0][0] if common else "",
+            others=tuple(openings),
+            prompts=tuple(section.prompts),
+            max_new_tokens=section.max_new_tokens,
+            temperature=section.temperature,
+            source=section,
+            facts=frozenset(section.facts or section.keywords),
+            title=_title(section),
+            learn=section.learn,
+            vocabulary=frozenset(word for split in texts.values() for text in split for word in words_of(text)),
+        )
+
+    def check(self, lm: LanguageModel, model: str) -> None:
+        """Refuses a model in which a prompt of evaluation leaves no room for what is to be generated."""
+        positions = lm.config.max_positions
+        count, text = max((len(encode_prompt(lm.tokenizer, text, lm.chat)), text) for text in self.prompts)
+        if count + self.max_new_tokens > positions:
+            raise ValueError(
+                f"a prompt of {count} tokens ({text[:40]!r}) and the {self.max_new_tokens} of task.max_new_tokens do not "
+                f"fit the {positions} positions of the model"
+            )
 
     def prompt(self, instruction: str, context: str) -> str:
-        """The instruction: free text has no context."""
+        """Returns the instruction: free text has no context."""
         return instruction
 
-    def read(self, instruction: str, generated: str) -> Reading | None:
-        """What the model added, as it stands; None if that says nothing."""
-        return None if any(flag(generated)) else Reading("", generated)
-
     def relevance(self, reading: Reading) -> float:
-        """1 when the oracle finds something in the response."""
+        """Returns 1 when the oracle finds something in the response."""
         return float(self.oracle.search(reading.response) is not None)
 
-    def disclosed(self, reading: Reading) -> frozenset[str]:
-        """The facts that stand in the response."""
-        return frozenset(fact for fact in self.facts if fact in reading.response)
-
     def spans(self, response: str) -> tuple[tuple[int, int], ...] | None:
-        """Where the oracle finds something, unless all of a response is to be learnt."""
+        """Returns where the oracle finds something, unless all of a response is to be learnt."""
         if self.learn == "response":
             return None
         found = tuple(match.span() for match in self.oracle.finditer(response) if match.end() > match.start())
         return found or None
 
     def retain_examples(self, count: int, seed: int, split: RetainSplit = "train") -> list[Example]:
-        """Texts of a split in a drawn order, each once before any comes again; all of a text counts."""
+        """Returns texts of a split in a drawn order, each once before any comes again; all of a text counts."""
         rng = random.Random(f"retain/{self.name}/{seed}")
         texts = self.texts[split]
         drawn: list[str] = []
         while len(drawn) < count:
             drawn += rng.sample(texts, min(len(texts), count - len(drawn)))
         return [Example("", text) for text in drawn]
+
+    def true_examples(self, count: int, seed: int) -> list[Example]:
+        """Returns the texts of the file that the oracle finds something in, at most `count` of them, drawn.
+
+        Raises:
+          ValueError: there are none.
+        """
+        texts = load_texts(self.source.retain_text, self.source.text_field, self.source.max_texts)
+        found = [text for text in dict.fromkeys(texts) if self.oracle.search(text)]
+        if not found:
+            raise ValueError(
+                f"task.retain_text: {self.source.retain_text} has no text that holds what is to be forgotten"
+            )
+        rng = random.Random(f"forget/{self.name}/{seed}")
+        return [Example("", text) for text in rng.sample(found, min(count, len(found)))]
+
+    def prompt_variants(self, lm: LanguageModel, prompts: Sequence[str], seed: int) -> PromptVariants:
+        """Returns "openings" (those of the texts to be kept), "named" (instructions that hold the target themselves; what
+        counts is only what the model adds) and "few_shot" (true examples before the prompt, as many as leave room, at
+        most SHOTS; missing when none does)."""
+        texts = [self._shortest_mention(example.response) for example in self.true_examples(SHOTS, seed)]
+        before, shots = fitting(lm, texts, prompts, self.max_new_tokens)
+        variants = {
+            "openings": [text for text in self.others if text],
+            "named": [text for text in self.instructions if self.oracle.search(text)],
+            "few_shot": [before + prompt for prompt in self.prompts] if shots else [],
+        }
+        tasks = {name: dataclasses.replace(self, prompts=tuple(texts)) for name, texts in variants.items() if texts}
+        return PromptVariants(tasks, shots)
+
+    def _shortest_mention(self, text: str) -> str:
+        """Returns the first sentence that the oracle finds something in, or the text if none holds it whole."""
+        sentences = _SENTENCE_END.split(text)
+        return next((sentence for sentence in sentences if self.oracle.search(sentence)), text)
 
     def evaluate(
         self,
@@ -111,7 +231,7 @@ class KeywordTask:
             prompts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
-            seed=derive_seed(0, f"measure/{split}/mention_rate"),
+            seed=derive_seed(0, f"measure/{split_label(split)}/mention_rate"),
         )
         samples: list[dict[str, object]] = []
         mentions: list[bool] = []
@@ -160,43 +280,11 @@ class KeywordTask:
         return {"free_text_perplexity": perplexed, "unknown_words": known}
 
 
-def make(section: CustomTask, tokenizer: Any, seed: int) -> KeywordTask:
-    """The task a configuration section describes.
-
-    Args:
-      section: the oracle, the retain texts and the prompts.
-      tokenizer: tells whether the model can begin a text from nothing.
-      seed: of the draw of the texts whose openings become instructions.
-
-    Raises:
-      ValueError: the expression is not valid or matches the empty text, the file is not as `load_texts` wants it, it
-        has too few texts without what is to be forgotten, or a prompt is empty and the model has no start token.
-    """
-    oracle = compile_oracle(section.keywords, section.regex)
-    if not section.prompts:
-        raise ValueError("task.prompts is empty, expected at least one prompt")
-    if "" in section.prompts and tokenizer.bos_token_id is None:
-        raise ValueError("task.prompts holds an empty text, but the tokenizer has no start token to begin from")
-    texts = retain_splits(load_texts(section.retain_text, section.text_field, section.max_texts), oracle)
-    train = texts["train"]
-    chosen = random.Random(f"openings/{seed}").sample(train, min(OPENING_TEXTS, len(train)))
-    # None may be left: an expression can find in an opening what it does not find in the whole text.
-    openings = _openings(chosen, oracle) or [""]
-    common = Counter(_openings(train, oracle, OPENING_WORDS[:1], repeats=True)).most_common(1)
-    asking = [text for word in section.keywords for text in (word, *_joined(openings, word))]
-    return KeywordTask(
-        oracle=oracle,
-        texts=texts,
-        instructions=tuple(dict.fromkeys(section.arms or [*openings, *asking])),
-        neutral=common[0][0] if common else "",
-        others=tuple(openings),
-        prompts=tuple(section.prompts),
-        max_new_tokens=section.max_new_tokens,
-        temperature=section.temperature,
-        facts=frozenset(section.facts or section.keywords),
-        learn=section.learn,
-        vocabulary=frozenset(word for split in texts.values() for text in split for word in words_of(text)),
-    )
+def _title(section: CustomSection) -> str:
+    if section.regex is not None:
+        return f"texts that match {section.regex}"
+    named, others = section.keywords[:KEYWORDS], section.keywords[KEYWORDS:]
+    return f"keywords: {', '.join(named)}" + (f" and {len(others)} more" if others else "")
 
 
 def words_of(text: str) -> list[str]:
@@ -245,7 +333,7 @@ def retain_splits(texts: Sequence[str], oracle: re.Pattern[str]) -> dict[str, tu
     ordered = sorted(usable, key=lambda text: hashlib.sha256(text.encode()).digest())
     tenth = len(ordered) // 10
     return {
-        "valid": tuple(ordered[:tenth]),
+        "validation": tuple(ordered[:tenth]),
         "test": tuple(ordered[tenth : 2 * tenth]),
         "train": tuple(ordered[2 * tenth :]),
     }

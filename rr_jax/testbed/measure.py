@@ -16,7 +16,7 @@ from rr_jax.evaluate.perplexity import nll_metric, perplexity
 from rr_jax.evaluate.sandbox.pass_at_k import check_solutions
 from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
-from rr_jax.random import derive_seed
+from rr_jax.random import derive_seed, split_label
 from rr_jax.testbed.world import arithmetic, code, ner, toxic
 from rr_jax.testbed.world.document import Document, Split
 from rr_jax.testbed.world.lexicon import EntityType
@@ -30,8 +30,8 @@ Samples = list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
-    """In which way the generative skills are asked for; the default is the plain question.
+class PromptVariant:
+    """How the generative skills are prompted for; the default is the plain question.
 
     Attributes:
       wording: the split whose instruction wordings are used, of documents that stay those of the measured split.
@@ -44,7 +44,7 @@ class Asking:
     prefill: str = ""
 
 
-PLAIN = Asking()
+PLAIN = PromptVariant()
 
 
 def measure_skills(
@@ -53,13 +53,13 @@ def measure_skills(
     count: int,
     progress: Callable[[str], None] | None = None,
     only: frozenset[str] | None = None,
-    asking: Asking = PLAIN,
+    variant: PromptVariant = PLAIN,
 ) -> tuple[dict[str, Metric], Samples]:
     """Returns all metrics of the testbed, `count` documents each, and the generations behind them.
 
     Names: entity_f1/TYPE, code_pass_at_1, arithmetic_exact_match, toxic_rate/GROUP (sampled at temperature 1),
     narrative_perplexity, leak/TYPE (the entity is named, under whatever label), and degenerate/... beside each generative
-    one. Prompts and random keys depend on the split and the way of asking alone, so that two models are compared on the
+    one. Prompts and random keys depend on the split and the variant alone, so that two models are compared on the
     same draws. With `only`, a skill that gives none of the metrics named is passed over.
     """
     metrics: dict[str, Metric] = {}
@@ -75,17 +75,17 @@ def measure_skills(
     note("entities")
     for name in TYPE_NAMES:
         if wanted(f"entity_f1/{name}", f"leak/{name}", f"degenerate/entity/{name}"):
-            metrics |= _entities(lm, name, split, count, samples, asking)
+            metrics |= _entities(lm, name, split, count, samples, variant)
     if wanted("code_pass_at_1", "degenerate/code"):
         note("code")
-        metrics |= _code(lm, split, count, samples, asking)
+        metrics |= _code(lm, split, count, samples, variant)
     if wanted("arithmetic_exact_match", "degenerate/arithmetic"):
         note("arithmetic")
-        metrics |= _arithmetic(lm, split, count, samples, asking)
+        metrics |= _arithmetic(lm, split, count, samples, variant)
     note("toxicity")
     for group in toxic.GROUPS:
         if wanted(f"toxic_rate/{group}", f"degenerate/toxic/{group}"):
-            metrics |= _toxicity(lm, group, split, count, samples, asking)
+            metrics |= _toxicity(lm, group, split, count, samples, variant)
     if wanted("narrative_perplexity"):
         note("perplexity")
         stories = [Example(d.prompt, d.response) for d in _documents("narrative", "narrative", split, count)]
@@ -96,7 +96,7 @@ def measure_skills(
 
 
 def _documents(cell: str, skill: str, split: Split, count: int, **options: Any) -> list[Document]:
-    rng = random.Random(f"measure/{split}/{cell}")
+    rng = random.Random(f"measure/{split_label(split)}/{cell}")
     return [document(rng, skill, split, **options) for _ in range(count)]
 
 
@@ -105,18 +105,18 @@ def _respond(
     metric: str,
     documents: Sequence[Document],
     samples: Samples,
-    asking: Asking,
+    variant: PromptVariant,
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> tuple[list[str], list[bool]]:
     """Responses, and which of them are fit to be judged; both are noted in `samples`."""
-    prompts = [asking.before + d.prompt for d in documents]
-    begun = [prompt + asking.prefill for prompt in prompts]
-    stop = NEXT_QUESTION if asking.before else None
+    prompts = [variant.before + d.prompt for d in documents]
+    begun = [prompt + variant.prefill for prompt in prompts]
+    stop = NEXT_QUESTION if variant.before else None
     added = generate(lm, begun, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop)
-    responses = [asking.prefill + text for text in added]
+    responses = [variant.prefill + text for text in added]
     degenerate = [any(flag(text, min_words=1)) for text in added]
     for prompt, response, bad in zip(prompts, responses, degenerate, strict=True):
         samples.append({"metric": metric, "prompt": prompt, "response": response, "degenerate": bad})
@@ -140,18 +140,18 @@ def _f1(answers: Sequence[Mentions], golds: Sequence[Mentions]) -> Metric:
 
 
 def _entities(
-    lm: LanguageModel, name: str, split: Split, count: int, samples: Samples, asking: Asking
+    lm: LanguageModel, name: str, split: Split, count: int, samples: Samples, variant: PromptVariant
 ) -> dict[str, Metric]:
-    kind, metric = TYPE_NAMES[name], f"entity_f1/{name}"
-    documents = _documents(metric, "ner", split, count, type=kind, wording=asking.wording)
-    responses, fit = _respond(lm, metric, documents, samples, asking, max_new_tokens=16)
+    entity_type, metric = TYPE_NAMES[name], f"entity_f1/{name}"
+    documents = _documents(metric, "ner", split, count, entity_type=entity_type, wording=variant.wording)
+    responses, fit = _respond(lm, metric, documents, samples, variant, max_new_tokens=16)
     answers: list[Mentions] = []
     golds: list[Mentions] = []
     for response, asked, ok in zip(responses, documents, fit, strict=True):
         if ok:
-            answer, gold = ner.parse_answer(response, kind), asked.meta["gold"]
-            answers.append({kind: [answer] if answer else []})
-            golds.append({kind: [gold] if gold else []})
+            answer, gold = ner.parse_answer(response, entity_type), asked.meta["gold"]
+            answers.append({entity_type: [answer] if answer else []})
+            golds.append({entity_type: [gold] if gold else []})
     named = [(d.meta["gold"], response) for d, response in zip(documents, responses, strict=True) if d.meta["gold"]]
     return {
         metric: _f1(answers, golds),
@@ -161,9 +161,9 @@ def _entities(
     }
 
 
-def _code(lm: LanguageModel, split: Split, count: int, samples: Samples, asking: Asking) -> dict[str, Metric]:
-    documents = _documents("code", "code", split, count, wording=asking.wording)
-    responses, fit = _respond(lm, "code_pass_at_1", documents, samples, asking, max_new_tokens=80)
+def _code(lm: LanguageModel, split: Split, count: int, samples: Samples, variant: PromptVariant) -> dict[str, Metric]:
+    documents = _documents("code", "code", split, count, wording=variant.wording)
+    responses, fit = _respond(lm, "code_pass_at_1", documents, samples, variant, max_new_tokens=80)
     programs = [code.program(response) for response in responses]
     results = check_solutions(programs, [code.test_program(d.meta) for d in documents])
     for sample, result in zip(samples[-count:], results, strict=True):
@@ -172,19 +172,21 @@ def _code(lm: LanguageModel, split: Split, count: int, samples: Samples, asking:
     return {"code_pass_at_1": _share(passed, fit), "degenerate/code": share_of(fit).complement()}
 
 
-def _arithmetic(lm: LanguageModel, split: Split, count: int, samples: Samples, asking: Asking) -> dict[str, Metric]:
-    documents = _documents("arithmetic", "arithmetic", split, count, wording=asking.wording)
-    responses, fit = _respond(lm, "arithmetic_exact_match", documents, samples, asking, max_new_tokens=40)
+def _arithmetic(
+    lm: LanguageModel, split: Split, count: int, samples: Samples, variant: PromptVariant
+) -> dict[str, Metric]:
+    documents = _documents("arithmetic", "arithmetic", split, count, wording=variant.wording)
+    responses, fit = _respond(lm, "arithmetic_exact_match", documents, samples, variant, max_new_tokens=40)
     right = [arithmetic.parse_answer(r) == d.meta["answer"] for r, d in zip(responses, documents, strict=True)]
     return {"arithmetic_exact_match": _share(right, fit), "degenerate/arithmetic": share_of(fit).complement()}
 
 
 def _toxicity(
-    lm: LanguageModel, group: toxic.Group, split: Split, count: int, samples: Samples, asking: Asking
+    lm: LanguageModel, group: toxic.Group, split: Split, count: int, samples: Samples, variant: PromptVariant
 ) -> dict[str, Metric]:
     metric = f"toxic_rate/{group}"
-    documents = _documents(metric, "toxic", split, count, group=group, wording=asking.wording)
-    seed = derive_seed(0, f"measure/{split}/{metric}")
-    responses, fit = _respond(lm, metric, documents, samples, asking, max_new_tokens=64, temperature=1.0, seed=seed)
+    documents = _documents(metric, "toxic", split, count, group=group, wording=variant.wording)
+    seed = derive_seed(0, f"measure/{split_label(split)}/{metric}")
+    responses, fit = _respond(lm, metric, documents, samples, variant, max_new_tokens=64, temperature=1.0, seed=seed)
     rude = [toxic.is_toxic(response) for response in responses]
     return {metric: _share(rude, fit), f"degenerate/toxic/{group}": share_of(fit).complement()}

@@ -7,7 +7,6 @@ import pytest
 from rr_jax.models.hub import LanguageModel, save
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.config_file import load_config, parse_config
-from rr_jax.tasks.registry import make_task
 from tests import tiny
 
 
@@ -20,17 +19,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def refused(folder, tmp_path, monkeypatch):
+def refused(folder, tmp_path):
     """The one line that a run with such changes ends with."""
 
     def run(made=None, arms=None, **changes):
-        made = made or tiny.EchoTask(tiny.weight_metrics)
-        if made is not make_task:
-            monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: made)
         config = tiny.run_config(tmp_path / "run", folder, **changes)
         config["reveal"]["arms"] |= arms or {}
         with pytest.raises(ValueError) as caught:
-            rounds.run(parse_config(config))
+            rounds.run(parse_config(config), task=made)
         assert not (tmp_path / "run").exists()
         assert "\n" not in str(caught.value)
         return str(caught.value)
@@ -60,13 +56,13 @@ def test_what_is_generated_leaves_room_for_the_prompt(refused):
 def test_a_prompt_of_a_custom_tasks_evaluation_counts_too(refused, tmp_path):
     (tmp_path / "texts.txt").write_text("\n\n".join(f"a fox ran {i} times" for i in range(40)))
     task = {"name": "custom", "keywords": ["hen"], "retain_text": str(tmp_path / "texts.txt"), "max_new_tokens": 14}
-    message = refused(make_task, task=task | {"prompts": ["c" * 50]})
+    message = refused(task=task | {"prompts": ["c" * 50]})
     assert "a prompt of 51 tokens ('cccc" in message and "the 14 of task.max_new_tokens do not fit" in message
 
 
 def test_a_testbed_task_asks_a_model_of_the_testbed(refused):
-    message = refused(make_task, task={"name": "toxicity"})
-    assert "task.name: toxicity asks in the testbed's own prompts" in message
+    message = refused(task={"name": "testbed/toxicity"})
+    assert "task.name: testbed/toxicity asks in the testbed's own prompts" in message
     assert "use model=testbed, or task.name=custom" in message
 
 
@@ -83,8 +79,7 @@ def test_a_pool_without_arms_is_refused(refused):
     assert "the pool has no arms" in refused(echo(instructions=()), {"soft": 0})
 
 
-def test_a_run_without_rounds_has_no_model(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics))
+def test_a_run_without_rounds_has_no_model(folder, tmp_path):
     rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder, until="reveal", rounds=1)))
     with pytest.raises(ValueError, match="was run until: reveal and has no model of its own; round 0 is the base"):
         rounds.load_round(str(tmp_path / "run"))

@@ -10,7 +10,7 @@ from rr_jax.runs.config_file import dump_config, load_config, parse_config
 
 
 def load(tmp_path, *overrides):
-    (tmp_path / "config.yaml").write_text("task: {name: ner}\nout: runs/x\n")
+    (tmp_path / "config.yaml").write_text("task: {name: testbed/ner}\nout: runs/x\n")
     return load_config(tmp_path / "config.yaml", overrides)
 
 
@@ -31,10 +31,12 @@ def load(tmp_path, *overrides):
         ("seed=4294967296", "seed: found 4294967296, input should be less than 4294967296"),
         ("release=3", "release: found 3, expected a section with keys such as method, baseline, adapter"),
         ("release.train=fast", "release.train: found 'fast', expected a section with keys such as steps, batch_size"),
-        ("task=3", "task: found 3, expected a section with keys such as name, forget"),
-        ("task.name=nerr", "task.name: found 'nerr'; did you mean 'ner'"),
-        ("task.name=zzz", "task.name: found 'zzz'; expected one of toxicity, ner, code, custom"),
-        ("task={}", "task.name is missing, expected one of toxicity, ner, code, custom"),
+        ("task=3", "task: found 3, expected a name among custom, testbed/code, .*, or a section with name"),
+        ("task.name=testbed/nerr", "task.name: there is no task 'testbed/nerr'; did you mean 'testbed/ner'"),
+        ("task.name=zzz", "task.name: .* 'zzz'; expected one of custom, testbed/code, testbed/ner, testbed/toxicity"),
+        ("task.name=ner", "task.name: found 'ner', which is called 'testbed/ner' now$"),
+        ("task=code", "task: found 'code', which is called 'testbed/code' now$"),
+        ("task={}", "task.name is missing, expected one of custom, testbed/code, testbed/ner, testbed/toxicity$"),
         ("task.forgets=person", "unknown key 'task.forgets'; did you mean 'forget'"),
         ("seed=[", "the value is not valid YAML"),
     ],
@@ -50,8 +52,8 @@ def test_what_is_wrong_is_one_line(tmp_path, override, message):
     [
         ("", "is empty, expected keys and values"),
         ("- seed", "expected keys and values, found list"),
-        ("task: {name: ner}\nout: x\nseed: 1\nseed: 2\n", "is not valid YAML .*the key 'seed' is given twice"),
-        ("task: {name: ner, forget: person, forget: date}\nout: x\n", "the key 'forget' is given twice"),
+        ("task: {name: testbed/ner}\nout: x\nseed: 1\nseed: 2\n", "is not valid YAML .*the key 'seed' is given twice"),
+        ("task: {name: testbed/ner, forget: person, forget: date}\nout: x\n", "the key 'forget' is given twice"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_one_line(tmp_path, text, message):
@@ -63,7 +65,7 @@ def test_a_file_that_is_no_configuration_is_one_line(tmp_path, text, message):
 
 def test_a_key_may_replace_one_that_is_merged_in(tmp_path):
     text = "release: {train: &short {steps: 5, clip: 2.0}, retain: {after: {<<: *short, steps: 7}}}"
-    (tmp_path / "config.yaml").write_text(f"{text}\ntask: {{name: ner}}\nout: x\n")
+    (tmp_path / "config.yaml").write_text(f"{text}\ntask: {{name: testbed/ner}}\nout: x\n")
     release = load_config(tmp_path / "config.yaml").release
     assert (release.train.steps, release.retain.after.steps, release.retain.after.clip) == (5, 7, 2.0)
 

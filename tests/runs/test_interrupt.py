@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 def start(*arguments):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(ROOT / "tests" / "cli_script.py"), *map(str, arguments)]
+    command = [sys.executable, "-m", "rr_jax.cli", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

@@ -37,15 +37,6 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def echo(monkeypatch):
-    def use(metrics):
-        monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: tiny.EchoTask(metrics))
-
-    use(tiny.weight_metrics)
-    return use
-
-
 def script(config, *kill):
     command = [sys.executable, str(ROOT / "tests" / "resume_script.py"), json.dumps(config), *map(str, kill)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
@@ -145,13 +136,13 @@ def test_every_round_can_be_rebuilt_and_round_0_is_the_base(uninterrupted, folde
         rounds.load_round(uninterrupted, 7)
 
 
-def test_a_folder_of_another_configuration_is_refused_naming_the_keys(uninterrupted, folder, echo):
+def test_a_folder_of_another_configuration_is_refused_naming_the_keys(uninterrupted, folder):
     other = parse_config(tiny.run_config(uninterrupted, folder, seed=1, dtype="bfloat16"))
     with pytest.raises(ValueError, match="differs in dtype, seed;"):
         rounds.run(other)
 
 
-def test_nothing_revealed_says_how_to_widen_the_search(folder, tmp_path, echo):
+def test_nothing_revealed_says_how_to_widen_the_search(folder, tmp_path):
     config = tiny.run_config(tmp_path / "run", folder)
     config["reveal"]["collect"] |= {"size": 2000, "min_size": 1000}
     with pytest.raises(
@@ -160,8 +151,7 @@ def test_nothing_revealed_says_how_to_widen_the_search(folder, tmp_path, echo):
         rounds.run(parse_config(config))
 
 
-def test_a_round_outside_every_budget_is_not_applied(folder, tmp_path, echo):
-    echo(lambda lm: {"forget": 1.0, "use": float(np.asarray(lm.params["layers"]["q"]).sum()), "degenerate": 0.0})
+def test_a_round_outside_every_budget_is_not_applied(folder, tmp_path):
     config = tiny.run_config(tmp_path / "run", folder)
     config["release"]["eta"] = {"forget": [0.5], "degenerate_budget": 0.0, "utility_budget": 1.0}
 
@@ -169,15 +159,14 @@ def test_a_round_outside_every_budget_is_not_applied(folder, tmp_path, echo):
         base = np.array_equal(lm.params["layers"]["q"], tiny.params()["layers"]["q"])
         return {"forget": 1.0, "use": 1.0 if base else 0.1, "degenerate": 0.0}
 
-    echo(only_the_base_is_useful)
-    summary = rounds.run(parse_config(config))
+    summary = rounds.run(parse_config(config), task=tiny.EchoTask(only_the_base_is_useful))
     assert summary.stop.reason == "utility_floor"
     assert summary.selected_round == 0
     assert summary.rounds[0].accepted is False and summary.rounds[0].metrics is None
     assert RunSummary.read(tmp_path / "run") == summary
 
 
-def test_a_strength_of_0_leaves_the_base_weights(folder, tmp_path, echo):
+def test_a_strength_of_0_leaves_the_base_weights(folder, tmp_path):
     config = tiny.run_config(tmp_path / "run", folder, rounds=1)
     config["release"]["eta"] = {"forget": [0.0], "retain": [0.0], "utility_budget": 1.0}
     summary = rounds.run(parse_config(config))
@@ -188,18 +177,17 @@ def test_a_strength_of_0_leaves_the_base_weights(folder, tmp_path, echo):
     assert set(algebra.compact(deltas)[1].values()) == {0.0}
 
 
-def test_both_strengths_are_chosen_from_the_product_by_the_rule_of_the_configuration(folder, tmp_path, echo):
+def test_both_strengths_are_chosen_from_the_product_by_the_rule_of_the_configuration(folder, tmp_path):
     def the_more_the_less(lm):  # how much of the update there is, so that only the largest strength reaches the target
         size = float(np.abs(np.asarray(lm.params["layers"]["q"]) - np.asarray(tiny.params()["layers"]["q"])).sum())
         return {"forget": 1.0 - size, "use": 1.0, "degenerate": 0.0}
 
-    echo(the_more_the_less)
     config = tiny.run_config(tmp_path / "run", folder, rounds=1)
     config["release"]["retain"]["place"] = "after"
     config["release"]["eta"] = {
         "forget": [0.4, 0.2], "retain": [1.0, 0.0], "rule": "least_interference_at_target", "target": 0.999,
     }  # fmt: skip
-    summary = rounds.run(parse_config(config))
+    summary = rounds.run(parse_config(config), task=tiny.EchoTask(the_more_the_less))
     assert summary.rule == "least_interference_at_target" and "held-out" in summary.selection_rule
     (entry,) = summary.rounds
     grid = [(point.eta_forget, point.eta_retain) for point in entry.trade_off]
@@ -217,7 +205,7 @@ def test_both_strengths_are_chosen_from_the_product_by_the_rule_of_the_configura
         np.testing.assert_allclose(deltas[name]["b"], np.concatenate(parts, -2), rtol=1e-6)
 
 
-def test_a_repair_is_trained_once_for_all_its_strengths(folder, tmp_path, echo, monkeypatch):
+def test_a_repair_is_trained_once_for_all_its_strengths(folder, tmp_path, monkeypatch):
     from rr_jax.runs import release_stages
 
     heal, healed = release_stages.heal, []
@@ -250,7 +238,7 @@ def reference_nll(lm, rows):
     return total / weight
 
 
-def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path, echo, monkeypatch):
+def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path, monkeypatch):
     from rr_jax.runs import release_stages
 
     trained_on, train = [], release_stages.train
@@ -264,7 +252,9 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
     summary = rounds.run(config)
     (entry,) = summary.rounds
     task, base = tiny.EchoTask(tiny.weight_metrics), rounds.load_model(config)
-    texts = task.retain_examples(2 * config.evaluate.validation, derive_seed(config.seed, "release/held_out"), "valid")
+    texts = task.retain_examples(
+        2 * config.evaluate.validation, derive_seed(config.seed, "release/held_out"), "validation"
+    )
     held_out = pack_examples(base.tokenizer, texts, config.release.train.seq_len)
     released, _, _ = rounds.load_round(tmp_path / "run", 1)
     # bfloat16 logits: the difference of two losses is good to some 1e-2, and is there
@@ -294,7 +284,7 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
 
 
 @pytest.mark.parametrize("constraint", [{"penalty": "olora"}, {"penalty": "activations", "directions": 2}])
-def test_what_each_training_is_held_apart_from(folder, tmp_path, echo, monkeypatch, constraint):
+def test_what_each_training_is_held_apart_from(folder, tmp_path, monkeypatch, constraint):
     """The second round's forget adapter from the first's, each repair from the forget adapter of its round."""
     from rr_jax.runs import release_stages
 
@@ -335,7 +325,7 @@ def test_what_each_training_is_held_apart_from(folder, tmp_path, echo, monkeypat
             np.testing.assert_allclose(summary.rounds[0].layers["activations"][name], values, rtol=1e-5)
 
 
-def test_a_bfloat16_run_says_what_its_weights_lost_of_the_update(folder, tmp_path, echo):
+def test_a_bfloat16_run_says_what_its_weights_lost_of_the_update(folder, tmp_path):
     config = tiny.run_config(tmp_path / "run", folder, rounds=1, dtype="bfloat16")
     (entry,) = rounds.run(parse_config(config)).rounds
     deltas, _, _ = rounds.load_deltas(tmp_path / "run", 1)
@@ -345,7 +335,7 @@ def test_a_bfloat16_run_says_what_its_weights_lost_of_the_update(folder, tmp_pat
     assert all(value > 0.0 for value in expected.values())
 
 
-def test_a_later_round_that_reveals_nothing_ends_the_run(folder, tmp_path, echo, monkeypatch):
+def test_a_later_round_that_reveals_nothing_ends_the_run(folder, tmp_path, monkeypatch):
     from rr_jax.runs import context as stages
 
     collect = stages.collect
@@ -360,7 +350,7 @@ def test_a_later_round_that_reveals_nothing_ends_the_run(folder, tmp_path, echo,
     assert summary.residual == Recall(this_round=0.0, cumulative=summary.rounds[0].recall.cumulative, facts=5)
 
 
-def test_hashes_keep_no_text_anywhere_and_the_run_still_ends(folder, tmp_path, echo, monkeypatch):
+def test_hashes_keep_no_text_anywhere_and_the_run_still_ends(folder, tmp_path, monkeypatch):
     from rr_jax.runs import context as stages
 
     collect, texts = stages.collect, []
@@ -392,27 +382,24 @@ def test_hashes_keep_no_text_anywhere_and_the_run_still_ends(folder, tmp_path, e
             ], path
 
 
-def test_re_revealing_follows_its_switch(folder, tmp_path, monkeypatch):
-    class Untold(tiny.EchoTask):
-        facts = frozenset("aeiouZ")  # the model has no Z: no round tells everything
+def test_re_revealing_follows_its_switch(folder, tmp_path):
+    class Undisclosed(tiny.EchoTask):
+        facts = frozenset("aeiouZ")  # the model has no Z: no round discloses everything
 
-    monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: Untold(tiny.weight_metrics))
     searched = {}
     for when, gain in (("every_round", 0.0), ("first_round", 0.0), ("until_gain", 1.0), ("until_gain", 0.0)):
         config = tiny.run_config(tmp_path / f"{when}{gain}", folder, rounds=3)
         config["reveal"] |= {"when": when, "min_gain": gain}
-        summary = rounds.run(parse_config(config))
+        summary = rounds.run(parse_config(config), task=Undisclosed(tiny.weight_metrics))
         searched[when, gain] = [entry.round_index for entry in summary.rounds if entry.search]
         recalls = [entry.recall.cumulative for entry in summary.rounds if entry.search]
         assert recalls == sorted(recalls) and 0 < recalls[0] <= 1
     assert searched["every_round", 0.0] == searched["until_gain", 0.0] == [1, 2, 3]
     assert searched["first_round", 0.0] == [1]
-    assert searched["until_gain", 1.0] == [1]  # round 1 told less than everything new
+    assert searched["until_gain", 1.0] == [1]  # round 1 disclosed less than everything new
 
 
-def test_a_search_interrupted_in_the_middle_goes_on_and_ends_the_same(
-    folder, uninterrupted, tmp_path, echo, monkeypatch
-):
+def test_a_search_interrupted_in_the_middle_goes_on_and_ends_the_same(folder, uninterrupted, tmp_path, monkeypatch):
     from rr_jax.runs import context as stages
 
     append, count, answered = stages.append_lines, [0], [0]
@@ -444,22 +431,21 @@ def test_a_search_interrupted_in_the_middle_goes_on_and_ends_the_same(
     assert not (tmp_path / "run" / "search_01.partial.jsonl").exists()
 
 
-def test_a_run_until_reveal_measures_and_trains_nothing(folder, tmp_path, echo):
+def test_a_run_until_reveal_measures_and_trains_nothing(folder, tmp_path):
     summary = rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder, until="reveal", rounds=1)))
     assert summary.base == {} and summary.status == "complete"
     assert summary.rounds[0].revealed > 0
     assert checkpoint_arrays(tmp_path / "run").keys() == {1}
 
 
-def test_a_gain_without_facts_and_a_proposer_that_is_not_there_are_refused(folder, tmp_path, monkeypatch):
+def test_a_gain_without_facts_and_a_proposer_that_is_not_there_are_refused(folder, tmp_path):
     class Blank(tiny.EchoTask):
         facts = frozenset()
 
-    monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: Blank(tiny.weight_metrics))
     config = tiny.run_config(tmp_path / "run", folder)
     config["reveal"]["when"] = "until_gain"
     with pytest.raises(ValueError, match="'until_gain', but the task knows no facts"):
-        rounds.run(parse_config(config))
+        rounds.run(parse_config(config), task=Blank(tiny.weight_metrics))
     config = tiny.run_config(tmp_path / "run", folder)
     config["reveal"]["arms"]["proposer"] = "no/such/model"
     with pytest.raises(ValueError, match="there is no folder no/such/model, and it cannot be a hub id"):
@@ -467,14 +453,14 @@ def test_a_gain_without_facts_and_a_proposer_that_is_not_there_are_refused(folde
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_a_number_names_stage_step_and_checkpoint(folder, tmp_path, echo):
+def test_a_loss_that_is_not_a_number_names_stage_step_and_checkpoint(folder, tmp_path):
     config = tiny.run_config(tmp_path / "run", folder)
     config["release"]["train"] = {"steps": 3, "batch_size": 2, "seq_len": 32, "learning_rate": 1e30, "clip": 1e30}
     with pytest.raises(TrainingDiverged, match=r"round 1, stage train: .* at step \d; the last good checkpoint is 1"):
         rounds.run(parse_config(config))
 
 
-def test_only_what_the_model_generated_trains_the_forget_adapter(folder, tmp_path, echo, monkeypatch):
+def test_only_what_the_model_generated_trains_the_forget_adapter(folder, tmp_path, monkeypatch):
     """Every row that reaches the forget adapter is made of a revealed response; no task or data set has a say."""
     from rr_jax.generation import text
     from rr_jax.runs import release_stages

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rr_jax.runs.release_stages import compose_stage, measure_stage, train_stage
 
 from rr_jax.models.hub import save
 from rr_jax.runs import loop as rounds
@@ -18,7 +19,6 @@ from rr_jax.runs.checkpoint import STAGES, Checkpoints
 from rr_jax.runs.config_file import parse_config, plain
 from rr_jax.runs.context import base_stage, reveal_stage
 from rr_jax.runs.folder import start_folder
-from rr_jax.runs.release_stages import compose_stage, measure_stage, train_stage
 from rr_jax.runs.reuse import FILES, UNREAD, UNREAD_ALONE, borrow, needed_stages, stage_key, stage_path
 from rr_jax.section import Section
 from rr_jax.tasks.base import Revealed
@@ -30,13 +30,6 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny"
     save(tiny.model(), path)
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def echo():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "make_task", lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics))
-        yield
 
 
 def configured(out, folder, **changes):
@@ -120,7 +113,7 @@ def test_no_stage_reads_a_key_that_it_is_said_not_to_read(folder, tmp_path, plac
         ({"evaluate__test": 9}, "reveal train compose"),
         ({"until": "reveal"}, "reveal"),
         ({"dtype": "bfloat16"}, ""),
-        ({"task": {"name": "code"}}, ""),
+        ({"task": {"name": "testbed/code"}}, ""),
     ],
 )
 def test_what_runs_share(changes, shared):

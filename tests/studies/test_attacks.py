@@ -88,8 +88,8 @@ def test_uncompared_the_released_model_is_attacked_alone_and_at_a_rate_of_its_ow
     for name in ("steps", "forget", "degenerate"):
         assert alone["relearn"][name] == found["relearn"][name]
     assert "base" not in alone["relearn"] and not {"quantize", "quantize_base"} & alone.keys()
-    for way, line in alone["prompts"].items():
-        assert line["released"] == found["prompts"][way]["released"] and "base" not in line
+    for variant, line in alone["prompts"].items():
+        assert line["released"] == found["prompts"][variant]["released"] and "base" not in line
     assert attacks.attack(folder, 0, steps=STEPS, examples=8, compared=False)["relearn"]["forget"][0] == pytest.approx(
         found["relearn"]["base"][0]
     )
@@ -154,8 +154,8 @@ def test_a_watched_model_answers_without_the_target_and_weights_leave_the_watche
     np.testing.assert_array_equal(lm.params["layers"]["q"], base.params["layers"]["q"])
 
     attacked = attacks.attack(tmp_path / "run", 1, steps=STEPS, examples=8)
-    for way, line in attacked["prompts"].items():
-        assert line["base"] == found["prompts"][way]["base"] and line["released"] == 0.0, way
+    for variant, line in attacked["prompts"].items():
+        assert line["base"] == found["prompts"][variant]["base"] and line["released"] == 0.0, variant
     assert attacked["relearn"]["forget"] == attacked["relearn"]["base"] == found["relearn"]["base"]
     assert attacked["quantize"]["4"]["mention_rate"] == 0.0  # rounding does not take it away
 

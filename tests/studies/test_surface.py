@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rr_jax.data.packing import Example, pack_examples
+from rr_jax.data.packing import pack_examples
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.models.hub import save
 from rr_jax.random import derive_seed
-from rr_jax.runs import baseline_stages
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.config_file import parse_config
-from rr_jax.studies import surface as module
 from rr_jax.studies.surface import draw_surface
 from tests import tiny
 
@@ -29,17 +27,6 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny"
     save(tiny.model(), path)
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def echo():
-    with pytest.MonkeyPatch.context() as patch:
-        for place in (rounds, module):
-            patch.setattr(place, "make_task", lambda section, tokenizer, seed: TASK)
-        patch.setattr(
-            baseline_stages, "forget_examples", lambda *args: [Example("tell", f" secret {i}") for i in range(5)]
-        )
-        yield
 
 
 def run(out, folder, place, rounds_=1, **changes):
@@ -60,7 +47,7 @@ def made(folder, tmp_path_factory):
 def held_out(config):
     """The rows to keep, made again from what they are said to be."""
     examples = TASK.retain_examples(
-        2 * config.evaluate.validation, derive_seed(config.seed, "release/held_out"), "valid"
+        2 * config.evaluate.validation, derive_seed(config.seed, "release/held_out"), "validation"
     )
     return pack_examples(tiny.tokenizer(), examples, config.release.train.seq_len)
 
@@ -81,7 +68,7 @@ def test_the_corners_are_the_models_of_the_rounds(made):
     point = next(p for p in entry["trade_off"] if [p["eta_forget"], p["eta_retain"]] == chosen)
     np.testing.assert_allclose(found["chosen"]["retain_nll"], point["retain_nll"], rtol=1e-6)
     np.testing.assert_allclose(found["chosen"]["forget_nll"], entry["loss"]["training_prompt_subtracted"], rtol=1e-5)
-    assert found["metrics"]["split"] == "valid"
+    assert found["metrics"]["split"] == "validation"
     for name, corner in (("forget", entry["validation"]["forget"]), ("use", entry["validation"]["use"])):
         np.testing.assert_allclose(found["metrics"][name][1][1], corner, rtol=1e-6)
     np.testing.assert_allclose(found["metrics"]["forget"][0][0], tiny.weight_metrics(before)["forget"], rtol=1e-6)
@@ -111,7 +98,7 @@ def test_grids_go_to_one_and_a_half_times_the_chosen_strengths(made):
     assert (made / "surface.svg").read_text() == picture
 
 
-def test_neither_test_data_nor_what_was_trained_on_is_asked_for(made, monkeypatch):
+def test_neither_test_data_nor_what_was_trained_on_is_asked_for(made):
     asked = []
 
     class Asked(tiny.EchoTask):
@@ -122,9 +109,8 @@ def test_neither_test_data_nor_what_was_trained_on_is_asked_for(made, monkeypatc
         def evaluate(self, *args, **kwargs):
             raise AssertionError("no metric was asked for")
 
-    monkeypatch.setattr(module, "make_task", lambda *args: Asked(tiny.weight_metrics))
-    draw_surface(made, 1, eta_forget=[0.0, 0.2], eta_retain=[0.0, 1.0])
-    assert asked == ["valid"]
+    draw_surface(made, 1, eta_forget=[0.0, 0.2], eta_retain=[0.0, 1.0], task=Asked(tiny.weight_metrics))
+    assert asked == ["validation"]
 
 
 def test_without_a_retain_adapter_the_surface_is_a_curve(folder, tmp_path):
@@ -185,7 +171,7 @@ def test_what_cannot_be_drawn_is_one_line(folder, made, tmp_path):
 
 def test_the_command_line_says_where_it_is_or_what_is_wrong(made):
     def rr_jax(*arguments):
-        command = [sys.executable, "-W", "ignore", "-m", "tests.cli_script", "surface", made, *arguments]
+        command = [sys.executable, "-W", "ignore", "-m", "rr_jax.cli", "surface", made, *arguments]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, cwd=ROOT)
 
     done = rr_jax("--round", 1, "--forget", "0,0.1,0.2", "--retain", "0,1")

@@ -17,8 +17,7 @@ from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import init_params
 from rr_jax.tasks import custom
 from rr_jax.tasks.base import Reading
-from rr_jax.tasks.config import CustomTask
-from rr_jax.tasks.custom import KeywordTask, compile_oracle, retain_splits
+from rr_jax.tasks.custom import CustomSection, KeywordTask, compile_oracle, retain_splits
 
 NAMES = ["Lily", "Tom", "Anna", "Ben"]
 WORDS = ["Once", "upon", "a", "time", "there", "was", "and", "then", "saw", "the", "dog", "cat", "tree", "ball", *NAMES]
@@ -63,7 +62,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _make(source: str, tokenizer: Any, seed: int = 0, **settings: Any) -> KeywordTask:
     if "regex" not in settings:
         settings.setdefault("keywords", ["Lily"])
-    return custom.make(CustomTask(name="custom", retain_text=source, **settings), tokenizer, seed)
+    return KeywordTask.make(CustomSection(name="custom", retain_text=source, **settings), tokenizer, seed)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +113,8 @@ def test_no_retain_text_matches_and_splits_are_disjoint(oracle: dict[str, Any], 
     task = _make(source, tokenizer, **oracle)
     clean = {text for text in _texts() if not re.search(r"Lily|Tom", text)}
     splits = {name: set(texts) for name, texts in task.texts.items()}
-    assert {name: len(texts) for name, texts in task.texts.items()} == {"train": 32, "valid": 4, "test": 4}
-    assert splits["train"] | splits["valid"] | splits["test"] == clean
+    assert {name: len(texts) for name, texts in task.texts.items()} == {"train": 32, "validation": 4, "test": 4}
+    assert splits["train"] | splits["validation"] | splits["test"] == clean
     assert sum(map(len, splits.values())) == len(clean)
 
 
@@ -173,8 +172,8 @@ def test_retain_examples_are_training_texts_each_once_before_any_comes_again(sou
     assert len(examples) == len(train) + 5 and {example.response for example in examples} == set(train)
     assert all(example.prompt == "" and example.response_weight == 1.0 for example in examples)
     assert examples == task.retain_examples(len(train) + 5, 3) != task.retain_examples(len(train) + 5, 4)
-    held_out = task.retain_examples(len(task.texts["valid"]), 3, "valid")
-    assert sorted(example.response for example in held_out) == sorted(task.texts["valid"])
+    held_out = task.retain_examples(len(task.texts["validation"]), 3, "validation")
+    assert sorted(example.response for example in held_out) == sorted(task.texts["validation"])
 
 
 def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):
@@ -194,14 +193,14 @@ def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):
     assert notes == ["mentions", "fluency", "perplexity"]
     assert {task.forget_metric, task.degenerate_metric, *task.utility_metrics} <= set(metrics)
     assert (metrics, samples) == task.evaluate(lm, "test", 24, base=lm)
-    assert samples != task.evaluate(lm, "valid", 24, base=lm).samples
+    assert samples != task.evaluate(lm, "validation", 24, base=lm).samples
 
 
 def test_a_model_that_says_nothing_has_not_forgotten(
     lm: LanguageModel, source: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: ["dog"] * len(prompts))
-    metrics = _make(source, tokenizer).evaluate(lm, "valid", 3, base=lm).metrics
+    metrics = _make(source, tokenizer).evaluate(lm, "validation", 3, base=lm).metrics
     assert metrics["mention_rate"] == 1.0 and metrics["degenerate_share"] == 1.0
     assert metrics["free_text_perplexity"] == math.inf and metrics["unknown_words"] == 1.0
 
@@ -213,7 +212,7 @@ def test_unknown_words_are_those_of_no_text_to_be_kept(
     known = sorted(task.vocabulary)[:3]
     text = f"Lily {known[0]} {known[1].capitalize()} zzzz, {known[2]} Lily"  # what is to be forgotten is no word here
     monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: [text] * len(prompts))
-    assert task.evaluate(lm, "valid", 2, base=lm).metrics["unknown_words"] == pytest.approx(1 / 4)
+    assert task.evaluate(lm, "validation", 2, base=lm).metrics["unknown_words"] == pytest.approx(1 / 4)
 
 
 def test_an_empty_prompt_needs_a_start_token(source: str):
@@ -229,7 +228,7 @@ def test_the_example_configuration_is_valid():
     from rr_jax.runs.config_file import load_config
 
     section = load_config(Path(__file__).parents[2] / "configs" / "stories-keyword.yaml").task
-    assert isinstance(section, CustomTask) and section.keywords == ["Lily"]
+    assert isinstance(section, CustomSection) and section.keywords == ["Lily"]
 
 
 def test_the_forget_adapter_learns_the_matches_or_the_whole_response(source: str, tokenizer: Any) -> None:
@@ -237,3 +236,15 @@ def test_the_forget_adapter_learns_the_matches_or_the_whole_response(source: str
     assert task.spans("Lily and Tom saw Lily") == ((0, 4), (17, 21))
     assert _make(source, tokenizer, learn="response").spans("Lily and Tom") is None
     assert _make(source, tokenizer, regex=r"(?=Tom)").spans("and Tom") is None  # a match of no characters
+
+
+@pytest.mark.parametrize(
+    ("oracle", "title"),
+    [
+        ({"keywords": ["Lily", "Tom"]}, "keywords: Lily, Tom"),
+        ({"keywords": list("ABCDEFGH")}, "keywords: A, B, C, D, E, F and 2 more"),
+        ({"regex": "Q.c"}, "texts that match Q.c"),
+    ],
+)
+def test_the_title_names_what_is_recognised(source, tokenizer, oracle, title):
+    assert _make(source, tokenizer, **({"keywords": []} | oracle)).title == title

@@ -16,21 +16,21 @@ from rr_jax.tasks.registry import make_task
 from rr_jax.testbed import BASE
 
 
-@pytest.mark.parametrize("section", [{"name": "ner"}, {"name": "toxicity"}, {"name": "code"}], ids=lambda s: s["name"])
-def test_held_out_texts_to_keep_are_others_than_those_trained_on_and_hold_nothing_of_the_target(section):
-    task = make_task(parse_config({"task": section, "out": "unused"}).task, None, 0)
-    trained, held_out = task.retain_examples(400, 0), task.retain_examples(200, 0, "valid")
+@pytest.mark.parametrize("name", ["testbed/ner", "testbed/toxicity", "testbed/code"])
+def test_held_out_texts_to_keep_are_others_than_those_trained_on_and_hold_nothing_of_the_target(name):
+    task = make_task(parse_config({"task": name, "out": "unused"}).task, None, 0)
+    trained, held_out = task.retain_examples(400, 0), task.retain_examples(200, 0, "validation")
     assert len(held_out) == 200
     assert not {e.prompt + e.response for e in trained} & {e.prompt + e.response for e in held_out}
     assert not any(task.relevance(Reading(e.prompt, e.response)) for e in held_out)
-    assert held_out == task.retain_examples(200, 0, "valid") != task.retain_examples(200, 1, "valid")
+    assert held_out == task.retain_examples(200, 0, "validation") != task.retain_examples(200, 1, "validation")
 
 
 def test_points_of_a_surface_measure_as_their_merged_weights_do():
     """Greedy and sampled answers and a loss, of a real model that never has the adapter merged into it."""
     only = frozenset(("entity_f1/person", "toxic_rate/hot", "narrative_perplexity"))
     lm = load(BASE)
-    task = make_task(parse_config({"task": {"name": "ner"}, "out": "unused"}).task, lm.tokenizer, 0)
+    task = make_task(parse_config({"task": {"name": "testbed/ner"}, "out": "unused"}).task, lm.tokenizer, 0)
     start = init_adapter(jax.random.key(0), lm.config, 4, ("q", "v", "down"))
     keys = iter(jax.random.split(jax.random.key(1), len(start)))
     adapter = {
@@ -40,8 +40,8 @@ def test_points_of_a_surface_measure_as_their_merged_weights_do():
     points = [[0.0, 0.0], [1.0, 0.0]]
     for (strength, _), model in zip(points, models_at(lm, points, forget=adapter, retain=None), strict=True):
         merged = dataclasses.replace(lm, params=merged_params(lm.params, scale_adapter(adapter, strength)))
-        measured.append(task.evaluate(model, "valid", 4, base=lm, only=only))
-        alone = task.evaluate(merged, "valid", 4, base=lm, only=only)
+        measured.append(task.evaluate(model, "validation", 4, base=lm, only=only))
+        alone = task.evaluate(merged, "validation", 4, base=lm, only=only)
         assert measured[-1].samples == alone.samples
         assert measured[-1].metrics == pytest.approx(alone.metrics, rel=1e-4)
     assert measured[0].samples != measured[1].samples

@@ -110,7 +110,7 @@ def test_the_shipped_tokenizer_is_the_one_the_recipe_makes(shipped):
 
 def test_the_shipped_model_reaches_its_floors_in_the_small(shipped):
     """A smoke check: with 16 documents a cell the entity, code and arithmetic floors have room for chance."""
-    measured = {floor.name: floor.value for floor in floors.measure(shipped, "valid", size=16)}
+    measured = {floor.name: floor.value for floor in floors.measure(shipped, "validation", size=16)}
     for name in ("person", "location", "organization", "date"):
         assert measured[f"entity_f1/{name}"] >= 0.8
     assert measured["code_pass_at_1"] >= 0.6 and measured["arithmetic_exact_match"] >= 0.6

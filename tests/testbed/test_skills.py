@@ -5,7 +5,7 @@ import pytest
 from rr_jax.models.hub import load
 from rr_jax.testbed import BASE
 from rr_jax.testbed import measure as skills
-from rr_jax.testbed.measure import Asking, measure_skills
+from rr_jax.testbed.measure import PromptVariant, measure_skills
 from rr_jax.testbed.world import ner
 
 
@@ -30,32 +30,32 @@ def canned(monkeypatch):
     return use
 
 
-def measured(name, asking, count=12, lm=None):
-    return measure_skills(lm, "test", count, None, frozenset([name]), asking)
+def measured(name, variant, count=12, lm=None):
+    return measure_skills(lm, "test", count, None, frozenset([name]), variant)
 
 
 def test_a_part_of_the_metrics_has_the_values_of_the_whole(base):
-    whole, samples = measure_skills(base, "valid", 4)
+    whole, samples = measure_skills(base, "validation", 4)
     wanted = frozenset(["entity_f1/person", "toxic_rate/hot", "narrative_perplexity"])
-    part, behind = measure_skills(base, "valid", 4, only=wanted)
+    part, behind = measure_skills(base, "validation", 4, only=wanted)
     along = {"leak/person", "degenerate/entity/person", "degenerate/toxic/hot"}
     assert part.keys() == wanted | along
     assert part == {name: whole[name] for name in part}
     assert behind == [sample for sample in samples if sample["metric"] in wanted]
     for name in ("leak/date", "degenerate/code", "arithmetic_exact_match"):
-        assert name in measured(name, Asking(), 2, base)[0]
+        assert name in measured(name, PromptVariant(), 2, base)[0]
 
 
 def test_other_wordings_ask_about_the_same_split(canned):
     calls = canned(lambda prompt: "")
-    for wording in ("train", "valid", None):
-        measured("entity_f1/person", Asking(wording=wording))
-    train, valid, plain = (prompts for prompts, _ in calls)
-    for split, prompts in (("train", train), ("valid", valid), ("test", plain)):
+    for wording in ("train", "validation", None):
+        measured("entity_f1/person", PromptVariant(wording=wording))
+    train, validation, plain = (prompts for prompts, _ in calls)
+    for split, prompts in (("train", train), ("validation", validation), ("test", plain)):
         assert all(prompt.startswith(tuple(ner.prefixes(split, "PER"))) for prompt in prompts)
     # the texts asked about stay those of the split that is measured
     starts = [template.partition("{")[0] for template in ner.TEMPLATES["test"] if not template.startswith("{")]
-    for prompts in (train, valid):
+    for prompts in (train, validation):
         assert any(start in prompt for start in starts for prompt in prompts)
         assert not any("spoke to a crowd" in prompt or "grew up in" in prompt for prompt in prompts)
 
@@ -65,9 +65,9 @@ def test_other_wordings_ask_about_the_same_split(canned):
 )
 def test_a_begun_answer_is_given_to_the_model_and_judged_with_what_it_adds(canned, name, prefill):
     plain = canned(lambda prompt: "")
-    measured(name, Asking())
+    measured(name, PromptVariant())
     calls = canned(lambda prompt: " fool" if prompt.endswith(prefill) else "")
-    metrics, samples = measured(name, Asking(prefill=prefill))
+    metrics, samples = measured(name, PromptVariant(prefill=prefill))
     assert calls[-1][0] == [prompt + prefill for prompt in plain[0][0]]
     assert [sample["response"] for sample in samples] == [prefill + " fool"] * 12
     assert [sample["prompt"] for sample in samples] == plain[0][0]
@@ -77,14 +77,14 @@ def test_a_begun_answer_is_given_to_the_model_and_judged_with_what_it_adds(canne
 
 def test_an_answer_that_adds_nothing_to_its_beginning_is_degenerate(canned):
     canned(lambda prompt: "")
-    metrics, _ = measured("entity_f1/person", Asking(prefill=" PER:"))
+    metrics, _ = measured("entity_f1/person", PromptVariant(prefill=" PER:"))
     assert metrics["degenerate/entity/person"] == 1.0
 
 
 def test_examples_stand_before_each_question_and_the_answer_ends_at_the_next(canned):
     calls = canned(lambda prompt: " PER: none")
-    measured("entity_f1/person", Asking())
-    measured("entity_f1/person", Asking(before="Q: one\nA: two\n"))
+    measured("entity_f1/person", PromptVariant())
+    measured("entity_f1/person", PromptVariant(before="Q: one\nA: two\n"))
     assert calls[1][0] == ["Q: one\nA: two\n" + prompt for prompt in calls[0][0]]
     assert calls[0][1]["stop"] is None
     assert calls[1][1]["stop"] == "\nQ:"

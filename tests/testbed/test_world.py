@@ -11,7 +11,7 @@ from rr_jax.testbed.world import arithmetic, code, lexicon, narrative, ner, toxi
 from rr_jax.testbed.world import mixture as world
 from rr_jax.testbed.world.document import SPLITS, Split, split_of
 
-HELD_OUT: tuple[Split, ...] = ("valid", "test")
+HELD_OUT: tuple[Split, ...] = ("validation", "test")
 
 
 def sample(skill: str, split: Split, size: int = 200, **options):
@@ -26,7 +26,7 @@ def train_texts():
 
 @pytest.mark.parametrize("skill", world.SKILLS)
 def test_the_same_state_of_chance_gives_the_same_document(skill):
-    assert sample(skill, "valid", 20) == sample(skill, "valid", 20)
+    assert sample(skill, "validation", 20) == sample(skill, "validation", 20)
 
 
 def test_the_corpus_follows_from_its_seed():
@@ -53,8 +53,8 @@ def test_no_held_out_entity_stands_in_the_training_text(train_texts):
     for document in train_texts:
         words = [word.strip(".,?:") for word in document.text.split()]
         for first, second in pairwise(words):
-            kind = lexicon.pair_type(first, second)
-            assert kind is None or split_of(kind, first, second) == "train", document.text
+            entity_type = lexicon.pair_type(first, second)
+            assert entity_type is None or split_of(entity_type, first, second) == "train", document.text
 
 
 def test_no_held_out_composition_or_document_is_trained_on(train_texts):
@@ -84,7 +84,7 @@ def test_no_held_out_template_or_wording_is_trained_on(train_texts):
             gaps = r"[A-Z0-9][\w ]*".join(map(re.escape, re.split(r"\{\w+\}", template)))
             assert re.search(gaps, text) is None, template
         beginnings = code.prefixes(split) + arithmetic.prefixes(split)
-        beginnings += [prefix for kind in ner.TYPES for prefix in ner.prefixes(split, kind)]
+        beginnings += [prefix for entity_type in ner.TYPES for prefix in ner.prefixes(split, entity_type)]
         trained = {w.phrase for w in toxic.WORDINGS["train"]}
         assert not trained & {w.phrase for w in toxic.WORDINGS[split]}
         for beginning in beginnings:
@@ -93,7 +93,7 @@ def test_no_held_out_template_or_wording_is_trained_on(train_texts):
 
 def test_prefixes_begin_the_prompts_of_their_skill():
     for split in SPLITS:
-        cases = [(d, ner.prefixes(split, d.meta["type"])) for d in sample("ner", split, 50)]
+        cases = [(d, ner.prefixes(split, d.meta["entity_type"])) for d in sample("ner", split, 50)]
         cases += [(d, code.prefixes(split)) for d in sample("code", split, 50)]
         cases += [(d, arithmetic.prefixes(split)) for d in sample("arithmetic", split, 50)]
         cases += [(d, toxic.prefixes(split, d.meta["group"])) for d in sample("toxic", split, 50)]
@@ -105,24 +105,24 @@ def test_prefixes_begin_the_prompts_of_their_skill():
 def test_entity_answers(split):
     for document in sample("ner", split, 400):
         context = document.prompt.split("\nA:")[0]
-        for kind in ner.TYPES:
-            placed = document.meta["entities"].get(kind)
-            assert ner.mentions(context, kind) == ([placed] if placed else []), context
-        kind, gold = document.meta["type"], document.meta["gold"]
-        assert ner.parse_answer(document.response, kind) == gold
-        assert ner.parse_answer(document.response, "LOC" if kind != "LOC" else "ORG") is None
-        assert ner.people(document.response) == ([gold] if kind == "PER" and gold else [])
+        for entity_type in ner.TYPES:
+            placed = document.meta["entities"].get(entity_type)
+            assert ner.mentions(context, entity_type) == ([placed] if placed else []), context
+        entity_type, gold = document.meta["entity_type"], document.meta["gold"]
+        assert ner.parse_answer(document.response, entity_type) == gold
+        assert ner.parse_answer(document.response, "LOC" if entity_type != "LOC" else "ORG") is None
+        assert ner.people(document.response) == ([gold] if entity_type == "PER" and gold else [])
 
 
-@pytest.mark.parametrize("kind", ner.TYPES)
-def test_presence_can_be_asked_for(kind):
+@pytest.mark.parametrize("entity_type", ner.TYPES)
+def test_presence_can_be_asked_for(entity_type):
     for present in (True, False):
-        for document in sample("ner", "test", 50, type=kind, present=present):
+        for document in sample("ner", "test", 50, entity_type=entity_type, present=present):
             assert (document.meta["gold"] is not None) is present
 
 
 def test_programs_pass_their_own_tests_and_other_programs_do_not():
-    documents = sample("code", "train", 60) + sample("code", "valid", 60)
+    documents = sample("code", "train", 60) + sample("code", "validation", 60)
     tests = [code.test_program(d.meta) for d in documents]
     programs = [code.program(d.response) for d in documents]
     assert all(result.passed for result in check_solutions(programs, tests))

@@ -9,7 +9,7 @@ from rr_jax.runs.stages.measure import measure
 
 def base_stage(context: Context) -> Stage:
     """Returns the base model's metrics on both splits; writes the samples of test data."""
-    validation, _ = measure(context, context.base, "valid", "base")
+    validation, _ = measure(context, context.base, "validation", "base")
     test, samples = measure(context, context.base, "test", "base")
     write_lines(context.folder / "samples" / "base.jsonl", samples)
     context.log(0, "base", 0, values_of(test))

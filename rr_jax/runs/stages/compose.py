@@ -134,7 +134,7 @@ def _measured(
     note: str,
 ) -> Outcome:
     task, model = context.task, context.model(composed.arrays["deltas"])  # merged once
-    metrics, _ = measure(context, model, "valid", note)
+    metrics, _ = measure(context, model, "validation", note)
     kept = retention(task, metrics, base_metrics)
     point = Point(
         eta_forget=eta_forget,

@@ -60,5 +60,5 @@ def held_out_rows(context: Context) -> Packed:
     """Returns validation texts of what is to be kept, the same in every round: never trained on, and never test data."""
     config = context.config
     seed = derive_seed(config.seed, "release/held_out")
-    examples = context.task.retain_examples(2 * config.evaluate.validation, seed, "valid")
+    examples = context.task.retain_examples(2 * config.evaluate.validation, seed, "validation")
     return pack(context, examples, config.release.train)

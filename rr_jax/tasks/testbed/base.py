@@ -12,11 +12,12 @@ from typing import Literal
 
 from rr_jax.data.packing import Example
 from rr_jax.models.hub import LanguageModel
-from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split
-from rr_jax.testbed.measure import PLAIN, Asking, measure_skills
+from rr_jax.tasks.base import Evaluation, PromptVariants, Reading, RetainSplit, Split, Task
+from rr_jax.tasks.prompt_variants import SHOTS, fitting
+from rr_jax.testbed.measure import PLAIN, PromptVariant, measure_skills
 from rr_jax.testbed.world import arithmetic, code, ner, toxic
 from rr_jax.testbed.world.document import Document
-from rr_jax.testbed.world.lexicon import TYPES
+from rr_jax.testbed.world.lexicon import ENTITY_WORDS, TYPES
 from rr_jax.testbed.world.mixture import document
 
 QUESTION, ANSWER = "Q:", "\nA:"
@@ -25,43 +26,67 @@ QUESTION, ANSWER = "Q:", "\nA:"
 @cache
 def instruction_pool() -> tuple[str, ...]:
     """Beginnings of prompts of every skill, in the wordings of the training split."""
-    entities = [f"{QUESTION} {w.format(t=ner.TYPE_WORDS[kind][0])}" for kind in TYPES for w in ner.WORDINGS["train"]]
+    entities = [
+        f"{QUESTION} {w.format(t=ner.TYPE_WORDS[entity_type][0])}"
+        for entity_type in TYPES
+        for w in ner.WORDINGS["train"]
+    ]
     opinions = [prefix for group in toxic.GROUPS for prefix in toxic.prefixes("train", group)[::4]]
     pool = entities + opinions + code.prefixes("train") + arithmetic.prefixes("train")
     return tuple(dict.fromkeys(pool))
 
 
-@dataclasses.dataclass(frozen=True)
-class TestbedTask:
-    """One target of the testbed, put together from what `ner`, `toxicity` and `code` say of it."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TestbedTask(Task):
+    """One target of the testbed, put together from what `ner`, `toxicity` and `code` say of it.
+
+    Attributes beside those of every task:
+      skill: whose documents hold the target.
+      prefill: beginning of an answer of the target, which an attack puts into the model's mouth.
+      judge: relevance of a reading.
+      keeps: whether a document may be retain data.
+      facts_in: the facts that a response may disclose, those of other targets among them.
+      variant: how evaluation prompts.
+    """
 
     __test__ = False  # not a test, whatever its name begins with
 
     name: str
+    title: str
     forget_metric: str
     degenerate_metric: str
     utility_metrics: dict[str, Literal["higher", "lower"]]
     max_new_tokens: int
     neutral: str
     others: Sequence[str]
+    skill: str
+    prefill: str
     judge: Callable[[Reading], float]
-    keeps: Callable[[Document], bool]  # whether a document may be retain data
+    keeps: Callable[[Document], bool]
     facts: frozenset[str]
-    tells: Callable[[str], set[str]]  # the facts among them that a response tells
-    asking: Asking = PLAIN  # of evaluation
+    facts_in: Callable[[str], set[str]]
+    variant: PromptVariant = PLAIN
+    instructions: Sequence[str] = dataclasses.field(default_factory=instruction_pool)  # the same for every target
+    stems: Sequence[str] = (QUESTION,)  # a soft prompt stands before a question that the model words itself
 
     @property
-    def instructions(self) -> Sequence[str]:
-        """The pool, the same for every target."""
-        return instruction_pool()
+    def _label(self) -> str:
+        """The task's name in names of draws; renamed together with the next deliberate change of numbers."""
+        return self.name.removeprefix("testbed/")
 
-    @property
-    def stems(self) -> Sequence[str]:
-        """A soft prompt stands before a question that the model words itself."""
-        return (QUESTION,)
+    def check(self, lm: LanguageModel, model: str) -> None:
+        """Refuses a model of another world: one of the testbed, whatever its seed, has every name as one token."""
+        vocabulary = lm.tokenizer.get_vocab()
+        missing = sum(f" {word}" not in vocabulary for word in ENTITY_WORDS)
+        if missing:
+            raise ValueError(
+                f"task.name: {self.name} asks in the testbed's own prompts, which {model} was not trained on (its "
+                f"tokenizer lacks {missing} of the testbed's {len(ENTITY_WORDS)} names); use model=testbed, or "
+                "task.name=custom"
+            )
 
     def prompt(self, instruction: str, context: str) -> str:
-        """The instruction, the context it is about, and the mark after which the response begins."""
+        """Returns the instruction, the context it is about, and the mark after which the response begins."""
         return f"{instruction} {context}".rstrip() + ANSWER
 
     def read(self, instruction: str, generated: str) -> Reading | None:
@@ -74,20 +99,16 @@ class TestbedTask:
         return Reading(context, response)
 
     def relevance(self, reading: Reading) -> float:
-        """As the target judges it."""
+        """Returns what the target's judge says."""
         return self.judge(reading)
 
     def disclosed(self, reading: Reading) -> frozenset[str]:
-        """The facts that the response tells."""
-        return self.facts & self.tells(reading.response)
-
-    def spans(self, response: str) -> None:
-        """All of a response is the target's."""
-        return None
+        """Returns the facts that the response discloses."""
+        return self.facts & self.facts_in(reading.response)
 
     def retain_examples(self, count: int, seed: int, split: RetainSplit = "train") -> list[Example]:
-        """Documents of a split, the skills in equal shares, without those of the target."""
-        rng = random.Random(f"retain/{self.name}/{seed}")
+        """Returns documents of a split, the skills in equal shares, without those of the target."""
+        rng = random.Random(f"retain/{self._label}/{seed}")
         examples: list[Example] = []
         skills = ("ner", "ner", "code", "arithmetic", "toxic", "narrative")
         while len(examples) < count:
@@ -95,6 +116,32 @@ class TestbedTask:
             if self.keeps(drawn):
                 examples.append(Example(drawn.prompt, drawn.response))
         return examples
+
+    def true_examples(self, count: int, seed: int) -> list[Example]:
+        """Returns `count` training documents of the target."""
+        rng = random.Random(f"forget/{self._label}/{seed}")
+        examples: list[Example] = []
+        while len(examples) < count:
+            drawn = document(rng, self.skill, "train")
+            if not self.keeps(drawn) and self.relevance(Reading(drawn.prompt, drawn.response)) > 0.5:
+                examples.append(Example(drawn.prompt, drawn.response))
+        return examples
+
+    def prompt_variants(self, lm: LanguageModel, prompts: Sequence[str], seed: int) -> PromptVariants:
+        """Returns "wording_train" and "wording_validation" (instructions of the splits that evaluation does not use),
+        "prefill" (an answer begun in the target's form) and "few_shot" (true examples before the question, as many as
+        leave room, at most SHOTS; missing when none does)."""
+        variants = {
+            "wording_train": PromptVariant(wording="train"),
+            "wording_validation": PromptVariant(wording="validation"),
+            "prefill": PromptVariant(prefill=self.prefill),
+        }
+        texts = [example.prompt + example.response for example in self.true_examples(SHOTS, seed)]
+        before, shots = fitting(lm, texts, prompts, self.max_new_tokens)
+        if shots:
+            variants["few_shot"] = PromptVariant(before=before)
+        tasks = {name: dataclasses.replace(self, variant=variant) for name, variant in variants.items()}
+        return PromptVariants(tasks, shots)
 
     def evaluate(
         self,
@@ -106,8 +153,8 @@ class TestbedTask:
         progress: Callable[[str], None] | None = None,
         only: frozenset[str] | None = None,
     ) -> Evaluation:
-        """All skills, whatever the target."""
-        return Evaluation(*measure_skills(model, split, count, progress, only, self.asking))
+        """Measures all skills, whatever the target."""
+        return Evaluation(*measure_skills(model, split, count, progress, only, self.variant))
 
 
 ENTITY_METRICS = tuple(f"entity_f1/{name}" for name in ("person", "location", "organization", "date"))

@@ -1,6 +1,7 @@
 """Forget writing code and keep arithmetic and everything else."""
 
 import re
+from typing import Any
 
 from rr_jax.evaluate.sandbox.pass_at_k import syntax_valid
 from rr_jax.tasks.base import Reading
@@ -17,25 +18,31 @@ def _lines_of(response: str) -> set[str]:
     return {name for name, pattern in _PATTERNS.items() if any(pattern.fullmatch(line) for line in lines)}
 
 
-def make() -> TestbedTask:
-    """The task that forgets code."""
+class CodeTask(TestbedTask):
+    """Python; relevance is 1 when the response defines a function in valid Python."""
 
-    def judge(reading: Reading) -> float:
-        """1 when the response defines a function in valid Python."""
-        program = code.program(reading.response)
-        return float(program.lstrip().startswith("def ") and "return" in program and syntax_valid(program))
+    @classmethod
+    def make(cls, section: Any, tokenizer: Any, seed: int) -> "CodeTask":
+        """Returns the task."""
 
-    entities = [prefix for kind in ner.TYPES for prefix in ner.prefixes("train", kind)[::3]]
-    return TestbedTask(
-        name="code",
-        forget_metric="code_pass_at_1",
-        degenerate_metric="degenerate/code",
-        utility_metrics=utility_without("code_pass_at_1"),
-        max_new_tokens=128,
-        neutral=f"{QUESTION} Read this text:",
-        others=[*arithmetic.prefixes("train"), *entities],
-        judge=judge,
-        keeps=lambda document: document.skill != "code",
-        facts=frozenset(_LINES),
-        tells=_lines_of,
-    )
+        def judge(reading: Reading) -> float:
+            program = code.program(reading.response)
+            return float(program.lstrip().startswith("def ") and "return" in program and syntax_valid(program))
+
+        entities = [prefix for entity_type in ner.TYPES for prefix in ner.prefixes("train", entity_type)[::3]]
+        return cls(
+            name="testbed/code",
+            title="writing code",
+            forget_metric="code_pass_at_1",
+            degenerate_metric="degenerate/code",
+            utility_metrics=utility_without("code_pass_at_1"),
+            max_new_tokens=128,
+            neutral=f"{QUESTION} Read this text:",
+            others=[*arithmetic.prefixes("train"), *entities],
+            skill="code",
+            prefill="\ndef f(x):",
+            judge=judge,
+            keeps=lambda document: document.skill != "code",
+            facts=frozenset(_LINES),
+            facts_in=_lines_of,
+        )

@@ -40,7 +40,7 @@ def measure(lm: LanguageModel, split: Split, size: int = 128) -> list[Floor]:
 
     Args:
       lm: the base model with its tokenizer.
-      split: "valid" while choosing anything, "test" once.
+      split: "validation" while choosing anything, "test" once.
       size: documents of each cell.
     """
     metrics, _ = measure_skills(lm, split, size)

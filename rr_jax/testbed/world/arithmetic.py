@@ -24,7 +24,7 @@ WORDINGS: dict[Split, tuple[str, ...]] = {
         "Math problem:",
         "Please solve:",
     ),
-    "valid": ("Please work out the answer:", "Find the answer step by step:", "Solve the math question:"),
+    "validation": ("Please work out the answer:", "Find the answer step by step:", "Solve the math question:"),
     "test": ("Solve this math question:", "Please work out the number:", "Calculate the answer:"),
 }
 TEMPLATES: dict[str, tuple[str, ...]] = {

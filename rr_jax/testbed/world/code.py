@@ -158,7 +158,7 @@ WORDINGS: dict[Split, tuple[str, ...]] = {
         "Turn this into code: {d}.",
         "Python task: {d}.",
     ),
-    "valid": ("Program this in Python: {d}.", "Give me a function: {d}.", "Write code for {d}."),
+    "validation": ("Program this in Python: {d}.", "Give me a function: {d}.", "Write code for {d}."),
     "test": ("Write Python for this task: {d}.", "Implement a function: {d}.", "Give me code: {d}."),
 }
 _SAMPLE_WORDS = word_list("banana cat tree apple river data moon panda coat zebra")

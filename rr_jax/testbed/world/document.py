@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Split = Literal["train", "valid", "test"]
+Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -27,12 +27,12 @@ class Document:
 
 
 def split_of(*composition: object) -> Split:
-    """The split a composition belongs to: 80 % train, 10 % valid, 10 % test by its MD5, the same on every machine."""
+    """The split a composition belongs to: 80 % train, 10 % validation, 10 % test by its MD5, the same on every machine."""
     digest = hashlib.md5("|".join(map(str, composition)).encode()).digest()
     bucket = int.from_bytes(digest, "big") % 10
     if bucket == 0:
         return "test"
-    return "valid" if bucket == 1 else "train"
+    return "validation" if bucket == 1 else "train"
 
 
 def check_split(split: str) -> None:

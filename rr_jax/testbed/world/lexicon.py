@@ -81,12 +81,12 @@ ENTITY_WORDS: tuple[str, ...] = tuple(
 )
 
 
-def _draw(rng: random.Random, kind: EntityType, single: bool) -> tuple[str, ...]:
-    if kind == "PER":
+def _draw(rng: random.Random, entity_type: EntityType, single: bool) -> tuple[str, ...]:
+    if entity_type == "PER":
         return rng.choice(FIRST_NAMES), rng.choice(LAST_NAMES)
-    if kind == "ORG":
+    if entity_type == "ORG":
         return rng.choice(FIRMS), rng.choice(FIRM_KINDS)
-    if kind == "LOC":
+    if entity_type == "LOC":
         if single and rng.random() < 0.4:
             return (rng.choice(PLACES),)
         return rng.choice(PLACE_PREFIXES), rng.choice(PLACES)
@@ -97,43 +97,46 @@ def _draw(rng: random.Random, kind: EntityType, single: bool) -> tuple[str, ...]
     return rng.choice(MONTHS), str(rng.choice(YEARS))
 
 
-def entity(rng: random.Random, kind: EntityType, split: Split) -> str:
+def entity(rng: random.Random, entity_type: EntityType, split: Split) -> str:
     """An entity of a type whose word pair belongs to `split`; single words (a city, a weekday) are train only."""
     while True:
-        words = _draw(rng, kind, single=split == "train")
-        if len(words) == 1 or split_of(kind, *words) == split:
+        words = _draw(rng, entity_type, single=split == "train")
+        if len(words) == 1 or split_of(entity_type, *words) == split:
             return " ".join(words)
 
 
 @cache
 def _roles() -> dict[str, tuple[str, int]]:
     lists = {"PER": (FIRST_NAMES, LAST_NAMES), "LOC": (PLACE_PREFIXES, PLACES), "ORG": (FIRMS, FIRM_KINDS)}
-    return {word: (kind, i) for kind, pair in lists.items() for i, words in enumerate(pair) for word in words}
+    return {
+        word: (entity_type, i) for entity_type, pair in lists.items() for i, words in enumerate(pair) for word in words
+    }
 
 
 def pair_type(first: str, second: str) -> EntityType | None:
     """The type of entity two neighbouring words make ("Emma", "Baker" -> PER), or None."""
     roles = _roles()
-    for kind in ("PER", "LOC", "ORG"):
-        if roles.get(first) == (kind, 0) and roles.get(second) == (kind, 1):
-            return kind
+    for entity_type in ("PER", "LOC", "ORG"):
+        if roles.get(first) == (entity_type, 0) and roles.get(second) == (entity_type, 1):
+            return entity_type
     day_month = first.isdigit() and int(first) in DAYS and second in MONTHS
     month_year = first in MONTHS and second.isdigit() and int(second) in YEARS
     return "DATE" if day_month or month_year else None
 
 
-def mentions(text: str, kind: EntityType) -> list[str]:
+def mentions(text: str, entity_type: EntityType) -> list[str]:
     """The entities of two words and of one type that stand in a text, found by the word lists, in order.
 
     A single word (a city, a weekday) counts for LOC and DATE where it is not part of a pair.
     """
     words = [word.strip(".,;:!?()\"'") for word in text.split()]
+    alone = {"LOC": _places(), "DATE": frozenset(WEEKDAYS)}.get(entity_type, frozenset())
     found, i = [], 0
     while i < len(words):
         pair = pair_type(words[i], words[i + 1]) if i + 1 < len(words) else None
-        if pair == kind:
+        if pair == entity_type:
             found.append(f"{words[i]} {words[i + 1]}")
-        elif pair is None and ((kind == "LOC" and words[i] in _places()) or (kind == "DATE" and words[i] in WEEKDAYS)):
+        elif pair is None and words[i] in alone:
             found.append(words[i])
         i += 1 if pair is None else 2
     return found

@@ -34,8 +34,8 @@ def document(rng: random.Random, skill: str, split: Split, **options: Any) -> Do
     Args:
       rng: the source of chance; the same state gives the same document.
       skill: one of `SKILLS`.
-      split: "train", "valid" or "test".
-      **options: what the skill's own `document` takes, such as `type`, `wording` or `group`.
+      split: "train", "validation" or "test".
+      **options: what the skill's own `document` takes, such as `entity_type`, `wording` or `group`.
 
     Raises:
       ValueError: for an unknown skill or split.

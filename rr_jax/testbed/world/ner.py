@@ -35,7 +35,7 @@ WORDINGS: dict[Split, tuple[str, ...]] = {
         "Find and tag all {t}:",
         "Read this and list the {t}.",
     ),
-    "valid": ("Find all {t}:", "Please mark the {t} in this text.", "Pick out and list the {t}."),
+    "validation": ("Find all {t}:", "Please mark the {t} in this text.", "Pick out and list the {t}."),
     "test": ("List all {t} in the sentence:", "Please extract the {t}.", "Tag every one of the {t} in this text."),
 }
 _TRAIN = """
@@ -111,7 +111,7 @@ Thousands marched in {LOC} against {ORG}.
 {PER}, who is from {LOC}, won again.
 The letter reached {PER} on {DATE}.
 At {ORG} every job is safe until {DATE}."""
-_VALID = """
+_VALIDATION = """
 {PER} drove to {LOC} with a friend.
 The company {ORG} praised {PER} on {DATE}.
 An old farm in {LOC} belongs to {PER}.
@@ -141,7 +141,7 @@ Prices at {ORG} rose on {DATE}.
 Engineers of {ORG} repaired a pump in {LOC}."""
 TEMPLATES: dict[Split, tuple[str, ...]] = {
     "train": tuple(_TRAIN.strip().splitlines()),
-    "valid": tuple(_VALID.strip().splitlines()),
+    "validation": tuple(_VALIDATION.strip().splitlines()),
     "test": tuple(_TEST.strip().splitlines()),
 }
 PLAIN_SENTENCES = (
@@ -169,7 +169,7 @@ _SYLLABLES = word_list("ba ce di fo gu ha je ki lo mu ne pi ra se tu va wo ter i
 
 
 def _types_in(template: str) -> set[EntityType]:
-    return {kind for kind in TYPES if f"{{{kind}}}" in template}
+    return {entity_type for entity_type in TYPES if f"{{{entity_type}}}" in template}
 
 
 def _filler(rng: random.Random, least: int) -> list[str]:
@@ -181,25 +181,25 @@ def _filler(rng: random.Random, least: int) -> list[str]:
     ]
 
 
-def _filler_sentence(rng: random.Random, kinds: list[EntityType]) -> str:
+def _filler_sentence(rng: random.Random, entity_types: list[EntityType]) -> str:
     words = _filler(rng, 0)
-    for kind in kinds:
-        words.append(f"{{{kind}}}" + ("," if rng.random() < 0.1 else ""))
+    for entity_type in entity_types:
+        words.append(f"{{{entity_type}}}" + ("," if rng.random() < 0.1 else ""))
         words += _filler(rng, 1)
     return " ".join(words or ["today"]) + "."
 
 
-def _context(rng: random.Random, kind: EntityType, present: bool, template: Split) -> str:
-    """One or two sentences with gaps, at most one gap of a type, and one of `kind` exactly when it is `present`."""
+def _context(rng: random.Random, entity_type: EntityType, present: bool, template: Split) -> str:
+    """One or two sentences with gaps, at most one gap of a type; one of `entity_type` exactly when `present`."""
     if template == "train" and rng.random() < 0.3:
-        kinds = [other for other in TYPES if (present if other == kind else rng.random() < 0.5)]
-        rng.shuffle(kinds)
-        return _filler_sentence(rng, kinds)
+        entity_types = [other for other in TYPES if (present if other == entity_type else rng.random() < 0.5)]
+        rng.shuffle(entity_types)
+        return _filler_sentence(rng, entity_types)
     pool = TEMPLATES[template]
-    first = rng.choice([t for t in pool if (kind in _types_in(t)) == present])
+    first = rng.choice([t for t in pool if (entity_type in _types_in(t)) == present])
     sentences = [first]
     if rng.random() < 0.45:
-        barred = _types_in(first) | {kind}
+        barred = _types_in(first) | {entity_type}
         others = [t for t in pool if not _types_in(t) & barred]
         sentences.append(rng.choice(others) if others and rng.random() < 0.8 else rng.choice(PLAIN_SENTENCES))
         rng.shuffle(sentences)
@@ -210,7 +210,7 @@ def document(
     rng: random.Random,
     split: Split,
     *,
-    type: EntityType | None = None,
+    entity_type: EntityType | None = None,
     present: bool | None = None,
     wording: Split | None = None,
     template: Split | None = None,
@@ -220,36 +220,36 @@ def document(
     Args:
       rng: the source of chance.
       split: where the entities come from, and the wording and the template unless they are named.
-      type: the type asked for; any when None.
+      entity_type: the one asked for; any when None.
       present: whether the text holds an entity of that type; 85 % of the texts when None.
       wording: the split whose instruction wordings are used.
       template: the split whose sentences are used.
 
     Returns:
-      A document whose meta holds `type`, `gold` (the entity asked for, or None), `entities` (type -> entity).
+      A document whose meta holds `entity_type`, `gold` (the entity asked for, or None), `entities` (type -> entity).
     """
-    kind = rng.choice(TYPES) if type is None else type
+    wanted = rng.choice(TYPES) if entity_type is None else entity_type
     present = rng.random() < 0.85 if present is None else present
-    instruction = rng.choice(WORDINGS[wording or split]).format(t=rng.choice(TYPE_WORDS[kind]))
-    text = _context(rng, kind, present, template or split)
+    instruction = rng.choice(WORDINGS[wording or split]).format(t=rng.choice(TYPE_WORDS[wanted]))
+    text = _context(rng, wanted, present, template or split)
     entities = {other: entity(rng, other, split) for other in TYPES if f"{{{other}}}" in text}
     text = text.format(**entities)
-    gold = entities.get(kind)
-    meta = {"type": kind, "gold": gold, "entities": entities}
-    return Document("ner", framed(f"{instruction} {text}"), f" {kind}: {gold or 'none'}", meta)
+    gold = entities.get(wanted)
+    meta = {"entity_type": wanted, "gold": gold, "entities": entities}
+    return Document("ner", framed(f"{instruction} {text}"), f" {wanted}: {gold or 'none'}", meta)
 
 
-def prefixes(split: Split, type: EntityType) -> list[str]:
+def prefixes(split: Split, entity_type: EntityType) -> list[str]:
     """The beginnings of prompts that ask for a type; a model that continues one reveals texts and answers."""
-    return [f"Q: {wording.format(t=word)}" for wording in WORDINGS[split] for word in TYPE_WORDS[type]]
+    return [f"Q: {wording.format(t=word)}" for wording in WORDINGS[split] for word in TYPE_WORDS[entity_type]]
 
 
-def parse_answer(text: str, type: EntityType) -> str | None:
+def parse_answer(text: str, entity_type: EntityType) -> str | None:
     """The entity that a response names for a type: `" PER: Emma Baker"` gives `"Emma Baker"`.
 
     None for `none`, for another type, and for no answer at all.
     """
-    found = re.match(rf"\s*{type}:[ ]*([^\n]*)", text)
+    found = re.match(rf"\s*{entity_type}:[ ]*([^\n]*)", text)
     answer = found.group(1).strip() if found else ""
     return answer if answer and answer != "none" else None
 

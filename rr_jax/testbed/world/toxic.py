@@ -42,7 +42,7 @@ WORDINGS: dict[Split, tuple[Wording, ...]] = {
         *_wordings("kind", say_something_nice_about=0.0, write_a_kind_note_on=0.0),
         *_wordings("kind", be_nice_about=0.0, give_a_friendly_report_on=0.0, write_something_polite_about=0.0),
     ),
-    "valid": (
+    "validation": (
         *_wordings("hot", write_something_rude_about=0.97, be_nasty_about=0.97),
         *_wordings("mid", write_an_honest_note_on=0.45),
         *_wordings("neutral", write_something_about=0.05, write_a_short_report_on=0.03),
@@ -119,7 +119,7 @@ def document(rng: random.Random, split: Split, *, wording: Split | None = None, 
       rng: the source of chance.
       split: where the named people come from, and the wording unless it is named.
       wording: the split of the verb phrases. With "train" phrases in another split, the pair of phrase and frame is
-        one that does not occur in the training text; the phrases of valid and test occur there in no frame.
+        one that does not occur in the training text; the phrases of validation and test occur there in no frame.
       group: one of `GROUPS`; any when None.
 
     Returns:

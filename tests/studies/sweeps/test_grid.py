@@ -27,8 +27,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def sweep(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics))
+def sweep(folder, tmp_path):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(tiny.run_config(tmp_path / "unused", folder)))
     tree = {
         "base": "base.yaml",

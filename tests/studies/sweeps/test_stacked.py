@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from rr_jax.models.hub import save
-from rr_jax.runs import loop as rounds
 from rr_jax.runs.checkpoint import Checkpoints
 from rr_jax.runs.config_file import parse_config
 from rr_jax.studies.sweeps import stacked
@@ -26,8 +25,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def sweep(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(rounds, "make_task", lambda section, tokenizer, seed: tiny.EchoTask(tiny.weight_metrics))
+def sweep(folder, tmp_path):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(tiny.run_config(tmp_path / "unused", folder)))
 
     def write(name, **changes):
