@@ -75,7 +75,8 @@ def check_retain(config: RunConfig, task: Task, examples: Sequence[Example]) -> 
     """
     release = config.release
     losses = (release.objective, *release.objective.companions().values())
-    if examples or not (release.place.exists or any(RETAIN in loss.rows for loss in losses)):
+    directions = release.orthogonality.needs_directions
+    if examples or not (release.place.exists or directions or any(RETAIN in loss.rows for loss in losses)):
         return
     who = f"place {release.retain.place!r}" if release.place.exists else f"objective {release.objective.name!r}"
     key = "release.retain." if release.place.exists else "release."

@@ -1,4 +1,4 @@
-"""Whole runs of every combination that is not the default: objective, data, place, optimizer; that they resume bit for bit."""
+"""Whole runs of combinations that are not the default, of objective, data, place and optimizer; they resume bit for bit."""
 
 import json
 

@@ -76,13 +76,15 @@ def prepare_training(
     """Does all of the train stage before the first step, on the weights `params` of the current model."""
     config, release, model_config = context.config, context.config.release, context.base.config
     examples = forget_examples(context, round_index, revealed)
-    forget, retain = pack(context, examples, release.train), retain_rows(context, round_index, release.train)
+    forget = pack(context, examples, release.train)
     companions = release.objective.companions()
     beside = [RETAIN] if release.place.trains_beside else []
     adapters = {name: new_adapter(context, name, round_index) for name in (FORGET, *beside, *companions)}
     losses = {FORGET: release.objective, **companions}
     looked_at = {FORGET, *beside, *(name for loss in losses.values() for name in loss.rows)}
-    rows = {name: packed for name, packed in ((FORGET, forget), (RETAIN, retain)) if name in looked_at}
+    rows = {FORGET: forget}
+    if RETAIN in looked_at:
+        rows[RETAIN] = retain_rows(context, round_index, release.train)
     loss = {}
     if release.source.reveals:
         same = forget_rows(context, round_index, revealed, "same")
@@ -97,7 +99,7 @@ def prepare_training(
         constraint=release.orthogonality,
         references=References(
             memory=add(*earlier) if release.orthogonality.memory and earlier else None,
-            directions=_retain_directions(context, params, retain),
+            directions=_retain_directions(context, round_index, params),
         ),
         constrained=1 + len(beside),
         optimizer=release.optimizer,
@@ -136,10 +138,12 @@ def finish_training(
     return Stage(dict(trained), meta | ({} if prepared.given is None else {"given": prepared.given}))
 
 
-def _retain_directions(context: Context, params: Params, retain: Packed) -> dict[str, Directions] | None:
+def _retain_directions(context: Context, round_index: int, params: Params) -> dict[str, Directions] | None:
     """Dominant directions of what each adapted module reads on retain data, where a constraint asks for them."""
-    apart, adapter = context.config.release.orthogonality, context.config.release.adapter
-    if not apart.needs_directions:
+    release = context.config.release
+    if not release.orthogonality.needs_directions:
         return None
+    retain = retain_rows(context, round_index, release.train)
     rows = Packed(*(array[:ACTIVATION_ROWS] for array in retain))
-    return dominant_directions(params, rows, context.base.config, tuple(adapter.targets), apart.directions)
+    modules = tuple(release.adapter.targets)
+    return dominant_directions(params, rows, context.base.config, modules, release.orthogonality.directions)
