@@ -86,24 +86,6 @@ def test_a_run_without_rounds_has_no_model(folder, tmp_path):
     assert rounds.load_round(str(tmp_path / "run"), 0)[2] == 0
 
 
-def test_what_a_method_does_not_look_at_is_refused(refused):
-    def method(name, place="none", orthogonality=None, **baseline):
-        release = {"method": name, "retain": {"place": place}, "orthogonality": orthogonality or {"penalty": "none"}}
-        return refused(rounds=1, release=release | {"baseline": baseline})
-
-    assert "release.baseline is given, but release.method is 'reveal_and_release'" in method(
-        "reveal_and_release", optimizer="sophia"
-    )
-    assert "'sophia', but 'task_vector' is none of the losses" in method("task_vector", optimizer="sophia")
-    assert "release.baseline.beta is of npo and simnpo, but release.method is 'grad_diff'" in method(
-        "grad_diff", beta=0.1
-    )
-    assert "release.orthogonality looks at activations" in method("npo", "after", {"penalty": "activations"})
-    assert "projection is 'complement', but 'npo' with release.retain.place 'none'" in method(
-        "npo", orthogonality={"projection": "complement"}
-    )
-
-
 def test_a_constraint_must_be_able_to_act(refused):
     def apart(rounds=1, place="joint", rank=2, targets=("q",), **constraint):
         adapter = {"rank": rank, "alpha": 4.0, "targets": list(targets)}
@@ -120,7 +102,7 @@ def test_a_constraint_must_be_able_to_act(refused):
     assert "memory holds apart from earlier rounds" in apart(memory=True)
     without_pairs = apart(rounds=2, memory=True, penalty="activations", directions=2)
     assert "found penalty 'activations' with weight 1, projection 'none'" in without_pairs
-    assert "with weight 0, projection 'none'" in apart(rounds=2, memory=True, penalty="olora", weight=0.0)
+    assert "with weight 0, projection 'none'" in apart(rounds=2, memory=True, penalty="olora", penalty_weight=0.0)
     assert "'complement' makes what penalty 'olora' adds up zero" in apart(penalty="olora", projection="complement")
     assert "'null_space' makes what penalty 'activations' adds up zero" in apart(
         penalty="activations", projection="null_space", directions=2

@@ -29,7 +29,7 @@ def load(tmp_path, *overrides):
         ("release.eta.rule=best", "release.eta.rule: found 'best', input should be 'most_forgetting_within_budget' or"),
         ("reveal.arms.dim=21202", "reveal.arms.dim: found 21202, input should be less than or equal to 21201"),
         ("seed=4294967296", "seed: found 4294967296, input should be less than 4294967296"),
-        ("release=3", "release: found 3, expected a section with keys such as method, baseline, adapter"),
+        ("release=3", "release: found 3, expected a section with keys such as data, examples, objective"),
         ("release.train=fast", "release.train: found 'fast', expected a section with keys such as steps, batch_size"),
         ("task=3", "task: found 3, expected a name among custom, testbed/code, .*, or a section with name"),
         ("task.name=testbed/nerr", "task.name: there is no task 'testbed/nerr'; did you mean 'testbed/ner'"),
@@ -64,10 +64,10 @@ def test_a_file_that_is_no_configuration_is_one_line(tmp_path, text, message):
 
 
 def test_a_key_may_replace_one_that_is_merged_in(tmp_path):
-    text = "release: {train: &short {steps: 5, clip: 2.0}, retain: {after: {<<: *short, steps: 7}}}"
+    text = "release: {train: &short {steps: 5, clip: 2.0}, retain: {repair: {<<: *short, steps: 7}}}"
     (tmp_path / "config.yaml").write_text(f"{text}\ntask: {{name: testbed/ner}}\nout: x\n")
     release = load_config(tmp_path / "config.yaml").release
-    assert (release.train.steps, release.retain.after.steps, release.retain.after.clip) == (5, 7, 2.0)
+    assert (release.train.steps, release.retain.repair.steps, release.retain.repair.clip) == (5, 7, 2.0)
 
 
 @pytest.mark.parametrize("place", ["anchor", "none"])

@@ -24,7 +24,9 @@ from rr_jax.runs import loop as rounds
 from rr_jax.runs.checkpoint import Checkpoints
 from rr_jax.runs.config_file import parse_config
 from rr_jax.runs.results import Choice, Recall, RunSummary, Stop
-from rr_jax.training.loop import TrainingDiverged
+from rr_jax.runs.stages import compose
+from rr_jax.runs.stages import train as train_stage
+from rr_jax.training.loop import TrainingDiverged, train
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -183,7 +185,7 @@ def test_both_strengths_are_chosen_from_the_product_by_the_rule_of_the_configura
         return {"forget": 1.0 - size, "use": 1.0, "degenerate": 0.0}
 
     config = tiny.run_config(tmp_path / "run", folder, rounds=1)
-    config["release"]["retain"]["place"] = "after"
+    config["release"]["retain"]["place"] = "repair"
     config["release"]["eta"] = {
         "forget": [0.4, 0.2], "retain": [1.0, 0.0], "rule": "least_interference_at_target", "target": 0.999,
     }  # fmt: skip
@@ -201,27 +203,38 @@ def test_both_strengths_are_chosen_from_the_product_by_the_rule_of_the_configura
     deltas, forget, repair = done[3].arrays["deltas"], done[2].arrays["forget"], done[3].arrays["repair"]
     for name in deltas:  # alpha / rank is 2
         np.testing.assert_array_equal(deltas[name]["a"], np.concatenate([forget[name]["a"], repair[name]["a"]], -1))
-        parts = [-2 * best["eta_forget"] * forget[name]["b"], 2 * best["eta_retain"] * repair[name]["b"]]
+        parts = [-2 * best.eta_forget * forget[name]["b"], 2 * best.eta_retain * repair[name]["b"]]
         np.testing.assert_allclose(deltas[name]["b"], np.concatenate(parts, -2), rtol=1e-6)
 
 
 def test_a_repair_is_trained_once_for_all_its_strengths(folder, tmp_path, monkeypatch):
-    from rr_jax.runs import release_stages
-
-    heal, healed = release_stages.heal, []
+    repair, repaired = compose.repair, []
 
     def counting(*args):
-        healed.append(args)
-        return heal(*args)
+        repaired.append(args)
+        return repair(*args)
 
-    monkeypatch.setattr(release_stages, "heal", counting)
-    for place, count in (("after", 2), ("joint+after", 4)):
-        healed.clear()
+    monkeypatch.setattr(compose, "repair", counting)
+    for place, count in (("repair", 2), ("joint+repair", 4)):
+        repaired.clear()
         config = tiny.run_config(tmp_path / place, folder, rounds=1)
         config["release"]["retain"]["place"] = place
         config["release"]["eta"] |= {"retain": [0.5, 1.0]}
         rounds.run(parse_config(config))
-        assert len(healed) == count
+        assert len(repaired) == count
+
+
+def noted_jobs(monkeypatch):
+    """All trainings of runs from here on."""
+    jobs = []
+
+    def note(job, *args):
+        jobs.append(job)
+        return train(job, *args)
+
+    for stage in (compose, train_stage):
+        monkeypatch.setattr(stage, "train", note)
+    return jobs
 
 
 def reference_nll(lm, rows):
@@ -239,15 +252,7 @@ def reference_nll(lm, rows):
 
 
 def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path, monkeypatch):
-    from rr_jax.runs import release_stages
-
-    trained_on, train = [], release_stages.train
-
-    def note(adapters, params, data, *args, **kwargs):
-        trained_on.append(data)
-        return train(adapters, params, data, *args, **kwargs)
-
-    monkeypatch.setattr(release_stages, "train", note)
+    jobs = noted_jobs(monkeypatch)
     config = parse_config(tiny.run_config(tmp_path / "run", folder, rounds=1, dtype="bfloat16"))
     summary = rounds.run(config)
     (entry,) = summary.rounds
@@ -264,10 +269,10 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
     assert (entry.cost.per_forgetting is not None) == (gone > 0)
     point = Point(0.3, 1.0, forget=0.2, utility=1.0, degenerate=0.0, retain_nll=1.5, retention={})
     cost = {"retain_loss_increase": 0.5, "per_forgetting": 0.5 / 0.6}
-    assert release_stages.cost_of(point, 1.0, 0.8) == pytest.approx(cost)
-    assert release_stages.cost_of(point, 1.0, 0.2) == {"retain_loss_increase": 0.5}  # nothing was forgotten
+    assert compose.cost_of(point, 1.0, 0.8) == pytest.approx(cost)
+    assert compose.cost_of(point, 1.0, 0.2) == {"retain_loss_increase": 0.5}  # nothing was forgotten
     forget = checkpoint_arrays(tmp_path / "run")[2].arrays["forget"]
-    ratio = output_ratio(base.params, forget, held_out, trained_on[0]["forget"], base.config)
+    ratio = output_ratio(base.params, forget, held_out, jobs[0].rows["forget"], base.config)
     for name, values in ratio.items():
         assert entry.layers["output_ratio"][name] == pytest.approx(values.tolist(), rel=1e-5)
     for name, module in forget.items():
@@ -279,38 +284,30 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     logged = {name for line in lines for name in line}
     assert {"interference/retain_loss_increase", "merge_error/q", "norm_a/q/0", "norm_update/q/1"} <= logged
-    repairs = [line for line in lines if "repair/orthogonality" in line]
-    assert len(repairs) == 2 * 3 and all(line["repair/orthogonality"] > 0 for line in repairs)  # strengths, steps
+    repairs = [line for line in lines if "repair/penalty" in line]
+    assert len(repairs) == 2 * 3 and all(line["repair/penalty"] > 0 for line in repairs)  # strengths, steps
 
 
 @pytest.mark.parametrize("constraint", [{"penalty": "olora"}, {"penalty": "activations", "directions": 2}])
 def test_what_each_training_is_held_apart_from(folder, tmp_path, monkeypatch, constraint):
     """The second round's forget adapter from the first's, each repair from the forget adapter of its round."""
-    from rr_jax.runs import release_stages
-
-    calls, train = [], release_stages.train
-
-    def note(adapters, *args, **kwargs):
-        calls.append((list(adapters), kwargs))
-        return train(adapters, *args, **kwargs)
-
-    monkeypatch.setattr(release_stages, "train", note)
+    jobs = noted_jobs(monkeypatch)
     config = tiny.run_config(tmp_path / "run", folder)
     config["release"]["orthogonality"] = constraint | {"memory": constraint["penalty"] == "olora"}
     summary = rounds.run(parse_config(config))
     done = checkpoint_arrays(tmp_path / "run")
     forget = {round_index: done[number].arrays["forget"] for round_index, number in ((1, 2), (2, 6))}
-    first, second = (kwargs for names, kwargs in calls if names == ["forget", "retain"])
-    assert first["memory"] is None
-    repairs = [kwargs for names, kwargs in calls if names == ["after"]]
+    first, second = (job for job in jobs if job.names == ["forget", "retain"])
+    assert first.references.memory is None
+    repairs = [job for job in jobs if job.names == ["repair"]]
     assert len(repairs) == 4  # two strengths in each round
-    for number, kwargs in enumerate(repairs):
-        jax.tree.map(np.testing.assert_array_equal, kwargs["anchor"], forget[1 + number // 2])
+    for number, job in enumerate(repairs):
+        jax.tree.map(np.testing.assert_array_equal, job.references.anchor, forget[1 + number // 2])
     if constraint["penalty"] == "olora":
-        for name, module in second["memory"].items():
+        for name, module in second.references.memory.items():
             dense, expected = (m["a"] @ m["b"] for m in (module, forget[1][name]))
             np.testing.assert_allclose(dense, expected, rtol=1e-6)
-        assert first["directions"] is None and {kwargs["penalty"] for kwargs in repairs} == {"olora"}
+        assert first.references.directions is None and {job.constraint.penalty for job in repairs} == {"olora"}
         logged = {1: {}, 2: {}}
         for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
             logged.get(json.loads(line)["round"], {}).update(json.loads(line))
@@ -319,9 +316,9 @@ def test_what_each_training_is_held_apart_from(folder, tmp_path, monkeypatch, co
             for layer, value in enumerate(values):
                 assert logged[2][f"memory/olora/{name}/{layer}"] == pytest.approx(float(value))
     else:  # of what the forget adapter reads alone: a repair must read what it repairs
-        assert first["directions"].keys() == forget[1].keys()
-        assert first["penalty"] == "activations" and {kwargs["penalty"] for kwargs in repairs} == {"none"}
-        for name, values in activations_by_layer(forget[1], first["directions"]).items():
+        assert first.references.directions.keys() == forget[1].keys()
+        assert first.constraint.penalty == "activations" and {job.constraint.penalty for job in repairs} == {"none"}
+        for name, values in activations_by_layer(forget[1], first.references.directions).items():
             np.testing.assert_allclose(summary.rounds[0].layers["activations"][name], values, rtol=1e-5)
 
 
@@ -336,7 +333,7 @@ def test_a_bfloat16_run_says_what_its_weights_lost_of_the_update(folder, tmp_pat
 
 
 def test_a_later_round_that_reveals_nothing_ends_the_run(folder, tmp_path, monkeypatch):
-    from rr_jax.runs import context as stages
+    from rr_jax.runs.stages import reveal as stages
 
     collect = stages.collect
 
@@ -351,7 +348,7 @@ def test_a_later_round_that_reveals_nothing_ends_the_run(folder, tmp_path, monke
 
 
 def test_hashes_keep_no_text_anywhere_and_the_run_still_ends(folder, tmp_path, monkeypatch):
-    from rr_jax.runs import context as stages
+    from rr_jax.runs.stages import reveal as stages
 
     collect, texts = stages.collect, []
 
@@ -400,7 +397,7 @@ def test_re_revealing_follows_its_switch(folder, tmp_path):
 
 
 def test_a_search_interrupted_in_the_middle_goes_on_and_ends_the_same(folder, uninterrupted, tmp_path, monkeypatch):
-    from rr_jax.runs import context as stages
+    from rr_jax.runs.stages import reveal as stages
 
     append, count, answered = stages.append_lines, [0], [0]
 
@@ -463,24 +460,18 @@ def test_a_loss_that_is_not_a_number_names_stage_step_and_checkpoint(folder, tmp
 def test_only_what_the_model_generated_trains_the_forget_adapter(folder, tmp_path, monkeypatch):
     """Every row that reaches the forget adapter is made of a revealed response; no task or data set has a say."""
     from rr_jax.generation import text
-    from rr_jax.runs import release_stages
 
-    generated, trained = [], []
-    generate, train = text.generate, release_stages.train
+    generated, jobs = [], noted_jobs(monkeypatch)
+    generate = text.generate
 
     def note_generated(*args, **kwargs):
         made = generate(*args, **kwargs)
         generated.extend(made)
         return made
 
-    def note_trained(adapters, params, data, *args, **kwargs):
-        if "forget" in data:
-            trained.append(data["forget"])
-        return train(adapters, params, data, *args, **kwargs)
-
     monkeypatch.setattr("rr_jax.reveal.candidates.generate", note_generated)
-    monkeypatch.setattr(release_stages, "train", note_trained)
     rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder)))
+    trained = [job.rows["forget"] for job in jobs if "forget" in job.rows]
     assert len(trained) == 2
     decode = tiny.tokenizer().decode
     for rows in trained:

@@ -10,16 +10,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from rr_jax.runs.release_stages import compose_stage, measure_stage, train_stage
 
+from rr_jax.evaluate.metric import from_plain
 from rr_jax.models.hub import save
 from rr_jax.runs import loop as rounds
 from rr_jax.runs import reuse
 from rr_jax.runs.checkpoint import STAGES, Checkpoints
 from rr_jax.runs.config_file import parse_config, plain
-from rr_jax.runs.context import base_stage, reveal_stage
 from rr_jax.runs.folder import start_folder
 from rr_jax.runs.reuse import FILES, UNREAD, UNREAD_ALONE, borrow, needed_stages, stage_key, stage_path
+from rr_jax.runs.stages.base import base_stage
+from rr_jax.runs.stages.compose import compose_stage
+from rr_jax.runs.stages.measure import measure_stage
+from rr_jax.runs.stages.reveal import reveal_stage
+from rr_jax.runs.stages.train import train_stage
 from rr_jax.section import Section
 from rr_jax.tasks.base import Revealed
 from tests import tiny
@@ -72,7 +76,7 @@ def under(key, prefixes):
     return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
 
 
-@pytest.mark.parametrize("place", ["joint+after", "after"])
+@pytest.mark.parametrize("place", ["joint+repair", "repair"])
 def test_no_stage_reads_a_key_that_it_is_said_not_to_read(folder, tmp_path, place):
     config = configured(tmp_path / "run", folder, release__retain__place=place)
     seen = {}
@@ -84,8 +88,8 @@ def test_no_stage_reads_a_key_that_it_is_said_not_to_read(folder, tmp_path, plac
         base = base_stage(watched("base")).meta
         revealed = [Revealed(**one) for one in reveal_stage(watched("reveal"), 1, None).meta["revealed"]]
         trained = train_stage(watched("train"), 1, None, revealed)
-        composed = compose_stage(watched("compose"), 1, None, trained, base["validation"])
-        measure_stage(watched("measure"), 1, composed.arrays["deltas"], revealed, base["test"])
+        composed = compose_stage(watched("compose"), 1, None, trained, from_plain(base["validation"]))
+        measure_stage(watched("measure"), 1, composed.arrays["deltas"], revealed, from_plain(base["test"]))
     assert seen.keys() == UNREAD.keys() == FILES.keys() == {"base", *STAGES}
     for stage, keys in seen.items():
         assert not {key for key in keys if under(key, UNREAD[stage])}, stage
@@ -101,11 +105,14 @@ def test_no_stage_reads_a_key_that_it_is_said_not_to_read(folder, tmp_path, plac
     [
         ({"rounds": 2}, "base reveal train compose measure"),
         ({"release__eta__retain": [0.5]}, "base reveal train"),
-        ({"release__retain__after": {"steps": 9}}, "base reveal train"),
+        ({"release__retain__repair": {"steps": 9}}, "base reveal train"),
         ({"release__retain__place": "anchor"}, "base reveal train"),
-        ({"release__retain__place": "after"}, "base reveal"),
-        ({"release__orthogonality__weight": 9.0}, "base reveal"),
+        ({"release__retain__place": "repair"}, "base reveal"),
+        ({"release__orthogonality__penalty_weight": 9.0}, "base reveal"),
         ({"release__adapter__rank": 3}, "base reveal"),
+        ({"release__objective": "npo"}, "base reveal"),
+        ({"release__data": "true"}, "base"),
+        ({"evaluate__guard": "oracle_watcher"}, "base reveal train"),
         ({"parallel__mode": "jit"}, "base reveal"),
         ({"reveal__bandit__fit_steps": 9}, "base"),
         ({"seed": 3}, "base"),
@@ -123,11 +130,14 @@ def test_what_runs_share(changes, shared):
 
 
 def test_without_a_retain_adapter_beside_it_lambda_does_not_matter_to_the_forget_adapter():
-    after = {"release__retain__place": "after"}
-    one, other = configured("one", "m", **after), configured("two", "m", release__orthogonality__weight=9.0, **after)
+    repair = {"release__retain__place": "repair"}
+    one, other = (
+        configured("one", "m", **repair),
+        configured("two", "m", release__orthogonality__penalty_weight=9.0, **repair),
+    )
     assert stage_key(one, "train") == stage_key(other, "train")
     assert stage_key(one, "compose") != stage_key(other, "compose")
-    assert under("release.orthogonality.weight", UNREAD_ALONE)
+    assert under("release.orthogonality.penalty_weight", UNREAD_ALONE)
 
 
 def test_a_key_that_nobody_has_looked_at_counts_as_read():
@@ -171,7 +181,7 @@ def jax_tree_equal(one, other):
 @pytest.mark.parametrize(
     ("changes", "taken"),
     [
-        ({"release__orthogonality__weight": 9.0, "rounds": 1}, ["round 0, base", "round 1, reveal"]),
+        ({"release__orthogonality__penalty_weight": 9.0, "rounds": 1}, ["round 0, base", "round 1, reveal"]),
         ({"evaluate__test": 9, "rounds": 1}, ["round 1, compose", "round 1, reveal", "round 1, train"]),
         ({"rounds": 2}, [f"round {0 if s == 'base' else 1}, {s}" for s in sorted(FILES)]),
     ],

@@ -41,7 +41,7 @@ def run(out, folder, place, rounds_=1, **changes):
 
 @pytest.fixture(scope="module")
 def made(folder, tmp_path_factory):
-    return run(tmp_path_factory.mktemp("runs") / "two", folder, "joint+after", 2)
+    return run(tmp_path_factory.mktemp("runs") / "two", folder, "joint+repair", 2)
 
 
 def held_out(config):
@@ -132,22 +132,23 @@ def test_a_choice_that_is_not_on_the_curve_is_not_marked(made):
     assert "chosen" not in (made / "surface.svg").read_text()
 
 
-@pytest.mark.parametrize(("method", "place"), [("npo", "after"), ("task_vector", "none")])
-def test_a_baseline_has_a_surface_too(folder, tmp_path, method, place):
+@pytest.mark.parametrize(("objective", "place"), [("npo", "repair"), ("negate", "none")])
+def test_every_objective_with_strengths_from_0_has_a_surface(folder, tmp_path, objective, place):
     config = tiny.run_config(tmp_path / "run", folder, rounds=1)
-    config["release"] |= {"method": method}
+    config["release"] |= {"objective": objective, "data": "true"}
+    config["release"] |= {"orthogonality": {"penalty": "none"}} if place == "none" else {}
     config["release"]["retain"] |= {"place": place}
     (entry,) = rounds.run(parse_config(config))["rounds"]
     retain = [0.0] if place == "none" else [0.0, entry["eta_retain"]]
     found = draw_surface(tmp_path / "run", 1, eta_forget=[0.0, entry["eta_forget"]], eta_retain=retain)
     for name in ("forget_nll", "retain_nll"):
         np.testing.assert_allclose(found[name][-1][-1], found["chosen"][name], rtol=1e-5)
-    assert found["rows"]["forget"]["from"] == "true forget data"
+    assert found["rows"]["forget"]["from"] == "the true forget data"
 
 
 def test_what_cannot_be_drawn_is_one_line(folder, made, tmp_path):
     ext_sub = tiny.run_config(tmp_path / "ext_sub", folder, rounds=1)
-    ext_sub["release"] |= {"method": "ext_sub"}
+    ext_sub["release"] |= {"objective": "ext_sub", "orthogonality": {"penalty": "none"}}
     ext_sub["release"]["retain"] |= {"place": "none"}
     rounds.run(parse_config(ext_sub))
     hashes = run(tmp_path / "hashes", folder, "none", privacy={"keep_revealed": "hashes"})
@@ -160,7 +161,7 @@ def test_what_cannot_be_drawn_is_one_line(folder, made, tmp_path):
         ((made, 7), {}, "has no round 7"),
         ((made, 1), {"eta_forget": [0.1, 0.2]}, "--forget is 0.1, 0.2, expected 0 among them"),
         ((made, 1), {"eta_retain": [1.0]}, "--retain is 1, expected 0 among them"),
-        ((tmp_path / "ext_sub", 1), {}, "'ext_sub', whose strength 0 is its expert"),
+        ((tmp_path / "ext_sub", 1), {}, "release.objective is 'ext_sub': its strength 0 is its expert"),
         ((hashes, 1), {}, "did not keep what was revealed"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
