@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rr_jax.data.packing import Example, Packed, pack_examples
+from rr_jax.data.packing import Example, Packed, first_rows, pack_examples
 from rr_jax.dynamics.interference import (
     Layers,
     by_layer,
@@ -178,7 +178,7 @@ def _retain_directions(context: Context, params: Params, retain: Packed) -> dict
     apart, adapter = context.config.release.orthogonality, context.config.release.adapter
     if apart.penalty != "activations" and apart.projection != "null_space":
         return None
-    rows = Packed(*(array[:ACTIVATION_ROWS] for array in retain))
+    rows = first_rows(retain, ACTIVATION_ROWS)
     return dominant_directions(params, rows, context.base.config, tuple(adapter.targets), apart.directions)
 
 
