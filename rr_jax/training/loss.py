@@ -20,12 +20,12 @@ class Term(NamedTuple):
     """One mean in a loss, as a sum and a count of this device.
 
     Attributes:
-      total, count: scalars; the term is the sum of all devices' totals over the sum of their counts.
+      total, units: scalars; the term is the sum of all devices' totals over the sum of their units.
       weight: what the term counts in the loss; None for one that is logged and not trained on.
     """
 
     total: jax.Array
-    count: jax.Array
+    units: jax.Array
     weight: jax.Array | float | None = 1.0
 
 

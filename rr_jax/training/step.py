@@ -118,7 +118,7 @@ def make_step(plan: StepPlan) -> Callable[..., tuple[TrainState, Metrics]]:
                 loss = jnp.zeros(())
                 for name, term in terms.items():
                     # this device's part of the mean over all devices
-                    mean = term.total / jnp.maximum(collectives.total(term.count, axis_name), 1e-9)
+                    mean = term.total / jnp.maximum(collectives.total(term.units, axis_name), 1e-9)
                     parts[f"{name}/{j}"] = mean
                     loss = loss if term.weight is None else loss + term.weight * mean
                 losses.append(loss)

@@ -10,17 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rr_jax.models import layers
-
-Params = dict[str, Any]
-
-ACTIVATIONS = {
-    "gelu": layers.ACTIVATIONS["gelu"],
-    "gelu_new": layers.ACTIVATIONS["gelu_tanh"],
-    "relu": layers.ACTIVATIONS["relu"],
-    "tanh": jnp.tanh,
-}
+from rr_jax.models.layers import ACTIVATIONS
+from rr_jax.models.spec import ArraySpec, Params
 
 
 @jax.tree_util.register_static
@@ -66,44 +60,57 @@ class EncoderConfig:
         return self.max_positions - (self.pad_token_id + 1 if self.padded_positions else 0)
 
 
-def param_shapes(config: EncoderConfig) -> dict[str, Any]:
-    """The shape of every parameter; layers are stacked on a leading axis."""
-    depth, embed, ffn = config.num_layers, config.embed_dim, config.ffn_dim
-    block: dict[str, tuple[int, ...]] = {}
-    for name, rows, columns in (
-        *((name, embed, embed) for name in ("q", "k", "v", "o")),
-        ("up", embed, ffn),
-        ("down", ffn, embed),
-    ):
-        block |= {name: (depth, rows, columns), f"{name}_bias": (depth, columns)}
-    for name in ("attn_norm", "mlp_norm"):
-        block |= {name: (depth, embed), f"{name}_bias": (depth, embed)}
-    shapes: dict[str, Any] = {
-        "embed": (config.vocab_size, embed),
-        "positions": (config.max_positions, embed),
-        "embed_norm": (embed,),
-        "embed_norm_bias": (embed,),
-        "layers": block,
+def param_specs(config: EncoderConfig) -> dict[str, Any]:
+    """Returns the tree of `ArraySpec` of an encoder's parameters; layers are stacked on a leading axis.
+
+    Axes are named as in `spec.param_specs`, so that one rule of shardings serves decoders and encoders.
+    """
+    sizes = {
+        "layers": config.num_layers,
+        "embed": config.embed_dim,
+        "heads": config.embed_dim,
+        "ffn": config.ffn_dim,
+        "vocab": config.vocab_size,
+        "positions": config.max_positions,
+        "types": config.type_vocab_size,
+        "classes": len(config.labels),
     }
+
+    def array(*axes: str, init: str = "normal") -> ArraySpec:
+        return ArraySpec(tuple(sizes[axis] for axis in axes), axes, init)
+
+    def linear(name: str, *axes: str) -> dict[str, ArraySpec]:
+        return {name: array(*axes), f"{name}_bias": array(*axes[:-2], axes[-1], init="zeros")}
+
+    def norm(name: str, *axes: str) -> dict[str, ArraySpec]:
+        return {name: array(*axes, init="ones"), f"{name}_bias": array(*axes, init="zeros")}
+
+    block: dict[str, ArraySpec] = {}
+    for name in ("q", "k", "v"):
+        block |= linear(name, "layers", "embed", "heads")
+    block |= linear("o", "layers", "heads", "embed")
+    block |= linear("up", "layers", "embed", "ffn") | linear("down", "layers", "ffn", "embed")
+    block |= norm("attn_norm", "layers", "embed") | norm("mlp_norm", "layers", "embed")
+    specs: dict[str, Any] = {"embed": array("vocab", "embed"), "positions": array("positions", "embed")}
+    specs |= {**norm("embed_norm", "embed"), "layers": block}
     if config.type_vocab_size:
-        shapes["types"] = (config.type_vocab_size, embed)
+        specs["types"] = array("types", "embed")
     if config.labels:
-        classes = len(config.labels)
-        shapes |= {"dense": (embed, embed), "dense_bias": (embed,), "head": (embed, classes), "head_bias": (classes,)}
-    return shapes
+        specs |= linear("dense", "embed", "embed") | linear("head", "embed", "classes")
+    return specs
 
 
 def encode(
     params: Params,
-    tokens: jax.Array,
+    tokens: Int[Array, "B S"],
     config: EncoderConfig,
-    mask: jax.Array | None = None,
-    type_ids: jax.Array | None = None,
-) -> jax.Array:
-    """The states [B, S, D] after the last layer.
+    mask: Bool[Array, "B S"] | None = None,
+    type_ids: Int[Array, "B S"] | None = None,
+) -> Float[Array, "B S D"]:
+    """Computes the states [B, S, D] after the last layer.
 
     Args:
-      params: the tree that `param_shapes` describes.
+      params: the tree that `param_specs` describes.
       tokens: [B, S] int32, texts padded on the right with `config.pad_token_id`.
       config: static.
       mask: [B, S] bool, real tokens; None: all are. States of padding mean nothing.
@@ -128,12 +135,12 @@ def encode(
 
 def classify(
     params: Params,
-    tokens: jax.Array,
+    tokens: Int[Array, "B S"],
     config: EncoderConfig,
-    mask: jax.Array | None = None,
-    type_ids: jax.Array | None = None,
-) -> jax.Array:
-    """Class logits [B, C] float32 from the first token's last state, in the order of `config.labels`.
+    mask: Bool[Array, "B S"] | None = None,
+    type_ids: Int[Array, "B S"] | None = None,
+) -> Float[Array, "B C"]:
+    """Computes class logits [B, C] float32 from the first token's last state, in the order of `config.labels`.
 
     Arguments as for `encode`.
 
@@ -147,13 +154,13 @@ def classify(
     return layers.linear(pooled, params["head"], params["head_bias"]).astype(jnp.float32)
 
 
-def probabilities(logits: jax.Array, config: EncoderConfig) -> jax.Array:
-    """Logits [B, C] to probabilities [B, C]: each label's own if `config.multi_label`, else they sum to one."""
+def probabilities(logits: Float[Array, "B C"], config: EncoderConfig) -> Float[Array, "B C"]:
+    """Turns logits [B, C] into probabilities [B, C]: each label's own if `config.multi_label`, else they sum to one."""
     return jax.nn.sigmoid(logits) if config.multi_label else jax.nn.softmax(logits, axis=-1)
 
 
-def mean_pool(states: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean [B, D] float32 of the states [B, S, D] where mask [B, S] is set; zeros where it is set nowhere."""
+def mean_pool(states: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B D"]:
+    """Returns the mean [B, D] float32 of the states [B, S, D] where mask [B, S] is set; zeros where it is set nowhere."""
     weights = mask.astype(jnp.float32)[:, :, None]
     total = jnp.sum(states.astype(jnp.float32) * weights, axis=1)
     return total / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
@@ -161,13 +168,14 @@ def mean_pool(states: jax.Array, mask: jax.Array) -> jax.Array:
 
 def sentence_embedding(
     params: Params,
-    tokens: jax.Array,
+    tokens: Int[Array, "B S"],
     config: EncoderConfig,
-    mask: jax.Array,
+    mask: Bool[Array, "B S"],
     *,
     normalize: bool,
-) -> jax.Array:
-    """Mean-pooled states [B, D] float32, of length one if `normalize` (static), as sentence-transformers' MiniLM does.
+) -> Float[Array, "B D"]:
+    """Returns mean-pooled states [B, D] float32, of length one if `normalize` (static), as sentence-transformers'
+    MiniLM does.
 
     Other arguments as for `encode`. Source: Reimers and Gurevych, Sentence-BERT (2019), section 3, MEAN strategy.
     """
@@ -178,7 +186,7 @@ def sentence_embedding(
 
 
 def _embed(params: Params, tokens: jax.Array, config: EncoderConfig, type_ids: jax.Array | None) -> jax.Array:
-    """Normed sum [B, S, D] of the embeddings of tokens, positions and types."""
+    """Returns the normed sum [B, S, D] of the embeddings of tokens, positions and types."""
     if config.padded_positions:
         real = (tokens != config.pad_token_id).astype(jnp.int32)
         positions = jnp.cumsum(real, axis=1) * real + config.pad_token_id
@@ -193,7 +201,7 @@ def _embed(params: Params, tokens: jax.Array, config: EncoderConfig, type_ids: j
 
 
 def _layer(x: jax.Array, weights: dict[str, jax.Array], visible: jax.Array, config: EncoderConfig) -> jax.Array:
-    """One post-norm layer over x [B, S, D]; visible [B, S, S] is which tokens each token sees."""
+    """Applies one post-norm layer to x [B, S, D]; visible [B, S, S] is which tokens each token sees."""
 
     def project(x: jax.Array, name: str) -> jax.Array:
         return layers.linear(x, weights[name], weights[f"{name}_bias"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.families import gemma2, gemma3, gpt2, gpt_neox, llama, mistral, olmo, olmo2, opt, phi3, qwen2, qwen3
-from rr_jax.models.families.tensors import Tensor
+from rr_jax.models.families.tensors import Tensor, present_tensors
 from rr_jax.models.spec import param_specs
 
 FAMILIES: dict[str, ModuleType] = {
@@ -30,7 +30,7 @@ FAMILIES: dict[str, ModuleType] = {
 
 
 def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
-    """ModelConfig of a parsed config.json.
+    """Returns the ModelConfig of a parsed config.json.
 
     Raises:
       ValueError: the architecture is not supported (listing those that are), or a field is not.
@@ -46,7 +46,7 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """config.json, as a dict, of a model that transformers can load.
+    """Returns config.json, as a dict, of a model that transformers can load.
 
     Raises:
       ValueError: the family cannot say all that the config says; whatever is written reads back as the same config.
@@ -62,14 +62,12 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def model_tensors(config: ModelConfig) -> list[Tensor]:
-    """The tensors that a model of this config has: those of its family whose arrays the config has."""
-    specs = param_specs(config)
-    present = {*specs, *specs["layers"]}
-    return [tensor for tensor in _module(config).TENSORS if present.issuperset(tensor.parts)]
+    """Returns the tensors that a model of this config has: those of its family whose arrays the config has."""
+    return present_tensors(_module(config).TENSORS, param_specs(config))
 
 
 def base_prefix(config: ModelConfig) -> str:
-    """What the names of all tensors but the head begin with; files of the bare base model leave it out."""
+    """Returns what the names of all tensors but the head begin with; files of the bare base model leave it out."""
     prefix: str = _module(config).PREFIX
     return prefix
 

@@ -1,4 +1,4 @@
-"""How a Hugging Face config.json is read and written, for all families alike.
+"""How a Hugging Face config.json is read and written, for all families of decoders and encoders alike.
 
 The rule for a field is that nothing that would change the computation is passed over in silence. A field is translated,
 or known to be harmless, or refused with its name, the value found and what is supported. Nothing here opens a file.
@@ -34,7 +34,6 @@ _TRANSLATED = {
     "bos_token_id",
     "eos_token_id",
     "hidden_act",
-    "quantization_config",
 }
 # Do not change the logits: metadata, initialisation, training, or the way other software computes the same thing.
 _HARMLESS = {
@@ -63,9 +62,11 @@ _HARMLESS = {
     "task_specific_params",
 }
 _DROPOUT = re.compile("dropout|pdrop|layerdrop")
-# A field that the Hugging Face class does not know is refused when it is switched on and its name says it computes.
+# A field that the Hugging Face class does not know is refused when it is switched on and its name says it computes:
+# "act" as in activation, not as in factor.
 _COMPUTES = re.compile(
-    "rope|rotary|attn|attention|norm|scale|scaling|multiplier|bias|window|cap|clip|qkv|act|logit|expert|moe|layer_types"
+    "position|rope|rotary|attn|attention|norm|scal|multiplier|bias|window|cap|clip|qkv|(?<!f)act|logit|expert|moe|"
+    "layer_types|adapter"
 )
 _ROPE_KEYS = {
     "default": set(),
@@ -91,7 +92,7 @@ def refuse(field: str, found: Any, supported: str) -> NoReturn:
 
 
 def read_fields(hf: dict[str, Any], class_name: str, own_fields: set[str]) -> dict[str, Any]:
-    """The fields of a config.json with the defaults of its Hugging Face class filled in.
+    """Returns the fields of a decoder's config.json with the defaults of its Hugging Face class filled in.
 
     Args:
       hf: config.json as parsed.
@@ -101,15 +102,30 @@ def read_fields(hf: dict[str, Any], class_name: str, own_fields: set[str]) -> di
     Raises:
       ValueError: a field changes the computation in a way that is not implemented, or has a wrong type.
     """
+    _check_rope(hf)
+    return accepted_fields(hf, class_name, _TRANSLATED | own_fields)
+
+
+def accepted_fields(hf: dict[str, Any], class_name: str, known: set[str]) -> dict[str, Any]:
+    """Returns the fields of a config.json with the defaults of its class filled in, once none is passed over.
+
+    Args:
+      hf: config.json as parsed.
+      class_name: the config class in `transformers`.
+      known: fields that the caller translates, checks or knows to be harmless, beside those that never matter.
+
+    Raises:
+      ValueError: another field differs from the default, or is unknown to the class and seems to change the
+        computation, or the class refuses it, or the weights are quantised.
+    """
     import transformers  # here because it takes seconds to import
 
-    _check_rope(hf)
     if hf.get("quantization_config") is not None:
         refuse("quantization_config", hf["quantization_config"], "unquantised weights only")
     config_class = getattr(transformers, class_name)
     defaults = config_class().to_dict()
     for field, found in hf.items():
-        if field in _TRANSLATED or field in _HARMLESS or field in own_fields or _DROPOUT.search(field):
+        if field in known or field in _HARMLESS or _DROPOUT.search(field):
             continue
         if field in defaults:
             if found != defaults[field]:
@@ -123,21 +139,35 @@ def read_fields(hf: dict[str, Any], class_name: str, own_fields: set[str]) -> di
     return fields
 
 
+def read_sizes(fields: Mapping[str, Any], names: Mapping[str, str] | None = None) -> dict[str, int]:
+    """Returns the sizes of a model by our names, those among `SIZES` that it has.
+
+    Args:
+      fields: as returned by `accepted_fields`.
+      names: our name -> that of the field, where it is not the one in `SIZES`.
+
+    Raises:
+      ValueError: a size is below 1.
+    """
+    called = {**SIZES, **(names or {})}
+    sizes: dict[str, int] = {ours: fields[field] for ours, field in called.items() if field in fields}
+    for ours, size in sizes.items():
+        if size < 1:
+            refuse(called[ours], size, "a positive integer")
+    return sizes
+
+
 def base_config(
     fields: dict[str, Any], family: str, *, names: Mapping[str, str] | None = None, **specific: Any
 ) -> ModelConfig:
-    """The ModelConfig of what all families have, with `specific` fields added or put in place of those read.
+    """Returns the ModelConfig of what all families have, with `specific` fields added or put in place of those read.
 
     Args:
       fields: as returned by `read_fields`.
       names: our name -> that of the field, where it is not the one in `SIZES`. A family without grouped keys has as
         many key heads as heads.
     """
-    called = {**SIZES, **(names or {})}
-    sizes = {ours: fields[field] for ours, field in called.items() if field in fields}
-    for ours, size in sizes.items():
-        if size < 1:
-            refuse(called[ours], size, "a positive integer")
+    sizes = read_sizes(fields, names)
     sizes.setdefault("num_kv_heads", sizes["num_heads"])
     eos = fields.get("eos_token_id")
     rope = fields.get("rope_parameters")
@@ -159,7 +189,7 @@ def base_config(
 
 
 def base_fields(config: ModelConfig, architecture: str, **specific: Any) -> dict[str, Any]:
-    """config.json of what all families of rotary models with RMSNorm write alike. The inverse of `base_config`.
+    """Returns config.json of what all families of rotary models with RMSNorm write alike. The inverse of `base_config`.
 
     Rotary parameters are written as transformers 5 reads them and, beside that, as version 4 and other readers do.
     """
@@ -179,7 +209,7 @@ def base_fields(config: ModelConfig, architecture: str, **specific: Any) -> dict
 
 
 def token_fields(config: ModelConfig, architecture: str) -> dict[str, Any]:
-    """The part of config.json that says what the model is, and its special tokens."""
+    """Returns the part of config.json that says what the model is, and its special tokens."""
     eos: Any = list(config.eos_token_ids)
     return {
         "architectures": [architecture],
@@ -193,7 +223,7 @@ def token_fields(config: ModelConfig, architecture: str) -> dict[str, Any]:
 
 
 def activation(fields: dict[str, Any], field: str) -> str:
-    """Our name of an activation function."""
+    """Returns our name of an activation function."""
     found = fields[field]
     if found not in _ACTIVATIONS:
         refuse(field, found, ", ".join(map(repr, _ACTIVATIONS)))
@@ -201,12 +231,12 @@ def activation(fields: dict[str, Any], field: str) -> str:
 
 
 def written_activation(config: ModelConfig) -> str:
-    """The Hugging Face name of the config's activation function."""
+    """Returns the Hugging Face name of the config's activation function."""
     return _WRITTEN_ACTIVATIONS[config.activation]
 
 
 def rope_config(rope: dict[str, Any], head_dim: int) -> dict[str, Any]:
-    """Our rotary fields from parameters that were accepted and that the Hugging Face class completed."""
+    """Returns our rotary fields from parameters that were accepted and that the Hugging Face class completed."""
     share = rope.get("partial_rotary_factor")
     dim = head_dim if share is None else int(head_dim * share)
     return {
@@ -217,7 +247,7 @@ def rope_config(rope: dict[str, Any], head_dim: int) -> dict[str, Any]:
 
 
 def rope_fields(config: ModelConfig) -> dict[str, Any]:
-    """Rotary parameters in the spelling of transformers 5."""
+    """Returns rotary parameters in the spelling of transformers 5."""
     rope: dict[str, Any] = {"rope_type": "default"}
     if config.rope_scaling is not None:
         scaling = config.rope_scaling
@@ -232,7 +262,7 @@ def rope_fields(config: ModelConfig) -> dict[str, Any]:
 
 
 def windows(fields: dict[str, Any]) -> dict[str, Any]:
-    """`sliding_window` and `sliding_layers` from "layer_types" and "sliding_window".
+    """Returns `sliding_window` and `sliding_layers` from "layer_types" and "sliding_window".
 
     Raises:
       ValueError: a layer is of a kind that is not implemented, or slides without a window.
@@ -251,7 +281,7 @@ def windows(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def uniform_window(fields: dict[str, Any]) -> int | None:
-    """The window of a family whose layers all have the same."""
+    """Returns the window of a family whose layers all have the same."""
     window = fields["sliding_window"]
     if window is not None and (not isinstance(window, int) or window < 1):
         refuse("sliding_window", window, "null or a positive integer")
@@ -259,7 +289,7 @@ def uniform_window(fields: dict[str, Any]) -> int | None:
 
 
 def window_fields(config: ModelConfig) -> dict[str, Any]:
-    """The fields that `windows` reads back."""
+    """Returns the fields that `windows` reads back."""
     slides = config.sliding_layers or (config.sliding_window is not None,) * config.num_layers
     kinds = ["sliding_attention" if one else "full_attention" for one in slides]
     return {"sliding_window": config.sliding_window, "layer_types": kinds}
@@ -294,15 +324,16 @@ def _check_rope_object(field: str, rope: dict[str, Any]) -> None:
 
 
 def whole_rotary(fields: dict[str, Any]) -> None:
-    """For families whose Hugging Face code rotates whole heads: refuses a share that it would pass over."""
-    for place, found in (("", fields), ("rope_parameters.", fields.get("rope_parameters") or {})):
+    """Refuses a share of rotated entries, for families whose Hugging Face code rotates whole heads and would pass over
+    it."""
+    for prefix, found in (("", fields), ("rope_parameters.", fields.get("rope_parameters") or {})):
         share = found.get("partial_rotary_factor")
         if share not in (None, 1, 1.0):
-            refuse(f"{place}partial_rotary_factor", share, "1.0")
+            refuse(f"{prefix}partial_rotary_factor", share, "1.0")
 
 
 def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
-    """The scaling of parameters that `_check_rope` accepted and the Hugging Face class completed."""
+    """Returns the scaling of parameters that `_check_rope` accepted and the Hugging Face class completed."""
     kind = rope["rope_type"]
     if kind == "default":
         return None
