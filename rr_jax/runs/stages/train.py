@@ -27,7 +27,7 @@ from rr_jax.runs.checkpoint import Stage
 from rr_jax.runs.context import Context
 from rr_jax.runs.stages.rows import forget_examples, forget_rows, held_out_rows, new_adapter, pack, retain_rows
 from rr_jax.tasks.base import Revealed
-from rr_jax.training.constraint import References
+from rr_jax.training.constraint import UNCONSTRAINED, References
 from rr_jax.training.loop import TrainJob, train
 
 ACTIVATION_ROWS = 64  # rows of retain data whose activations constrain a training
@@ -96,7 +96,7 @@ def prepare_training(
         section=release.train,
         scale=context.scale,
         losses=losses,
-        constraint=release.orthogonality,
+        constraint=release.orthogonality if release.orthogonality.acts_on(pair=bool(beside)) else UNCONSTRAINED,
         references=References(
             memory=add(*earlier) if release.orthogonality.memory and earlier else None,
             directions=_retain_directions(context, round_index, params),
