@@ -32,7 +32,6 @@ class Registry(Generic[T]):
       builtin: name -> "package.module:Name" of what the package brings.
       members: attributes that a choice must have.
       adapt: turns what was found into a choice, such as a plain function into an object; raises ValueError if it cannot.
-      renamed: old name -> new name of choices that are called otherwise now; an old one is refused with the new one.
     """
 
     def __init__(
@@ -41,10 +40,8 @@ class Registry(Generic[T]):
         builtin: Mapping[str, str],
         members: Sequence[str] = (),
         adapt: Callable[[Any], T] = lambda found: found,
-        renamed: Mapping[str, str] | None = None,
     ) -> None:
         self.kind, self.members, self._adapt = kind, tuple(members), adapt
-        self._renamed = dict(renamed or {})
         self._builtin = dict(builtin)
         self._registered: dict[str, Any] = {}
 
@@ -76,8 +73,6 @@ class Registry(Generic[T]):
         path = self._builtin.get(name) or (name if ":" in name else None)
         if path is None:
             entry = self._entry_points().get(name)
-            if entry is None and name in self._renamed:
-                raise PluginError(f"found {name!r}, which is called {self._renamed[name]!r} now")
             if entry is None:
                 near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
                 hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(self.names())}"

@@ -100,7 +100,7 @@ def _check_lengths(config: RunConfig, task: Task, texts: list[str], lm: Language
     if length >= positions:
         raise ValueError(f"{key}: {length} tokens are to be generated, but the model has {positions} positions in all")
     soft = arms.soft_tokens if arms.soft else 0
-    longest = max((_tokens(lm, text, 0), text) for text in texts)
+    longest = max(((_tokens(lm, text, 0), text) for text in texts), default=(0, ""))
     if soft and arms.path == "direct":
         longest = max(longest, *((_tokens(lm, stem, soft), f"soft prompt, {stem}") for stem in task.stems))
     elif soft:

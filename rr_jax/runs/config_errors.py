@@ -26,6 +26,9 @@ RENAMED_CHOICES = {
     ("release.objective", "reveal_and_release"): "negate",
     ("release.objective", "task_vector"): "negate with release.data=true",
     ("release.objective", "alu_like"): "evaluate.guard=oracle_watcher",
+    ("task", "ner"): "testbed/ner",
+    ("task", "toxicity"): "testbed/toxicity",
+    ("task", "code"): "testbed/code",
 }
 
 
@@ -63,11 +66,12 @@ def _explain(problem: Any, model: type[pydantic.BaseModel], above: tuple[str, ..
     if kind == "plugin_missing":
         return f"{name}.name is missing, {message}"
     if kind == "plugin_name":
+        key = f"{name}.name" if isinstance(found, dict) else name
         asked = found["name"] if isinstance(found, dict) else found
         now = RENAMED_CHOICES.get((name, asked))
         if now is not None:
-            return f"{name}: there is no {name.rpartition('.')[2]} {asked!r}; it is {now} now"
-        return f"{name}.name: {message}" if isinstance(found, dict) else f"{name}: {message}"
+            return f"{key}: there is no {name.rpartition('.')[2]} {asked!r}; it is {now} now"
+        return f"{key}: {message}"
     if isinstance(found, dict):
         return f"{name}: {message}" if place else message
     return f"{name}: found {found!r}, {message.lower()}"

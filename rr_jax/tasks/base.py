@@ -132,8 +132,11 @@ class Task(abc.ABC):
         return f"{instruction} {context}".rstrip()
 
     def read(self, instruction: str, generated: str) -> Reading | None:
-        """Takes apart what the model generated after `instruction`; None if it does not have the form."""
-        return None if any(flag(generated)) else Reading("", generated)
+        """Takes apart what the model generated after `instruction`; None if it does not have the form.
+
+        By default all of it is the response, unless it is empty or repetitive.
+        """
+        return None if any(flag(generated, min_words=1)) else Reading("", generated)
 
     @abc.abstractmethod
     def relevance(self, reading: Reading) -> float:

@@ -153,6 +153,10 @@ class KeywordTask(Task):
         """Returns the instruction: free text has no context."""
         return instruction
 
+    def read(self, instruction: str, generated: str) -> Reading | None:
+        """Returns what the model added, as it stands; None if that says nothing."""
+        return None if any(flag(generated)) else Reading("", generated)
+
     def relevance(self, reading: Reading) -> float:
         """Returns 1 when the oracle finds something in the response."""
         return float(self.oracle.search(reading.response) is not None)

@@ -35,7 +35,6 @@ TASKS: Registry[type[Task]] = Registry(
         "custom": "rr_jax.tasks.custom:KeywordTask",
     },
     adapt=_task_class,
-    renamed={name: f"testbed/{name}" for name in ("ner", "toxicity", "code")},
 )
 
 

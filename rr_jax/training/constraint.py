@@ -145,19 +145,20 @@ class Constraint(Section):
         return self._penalty if self.penalty_weight > 0 else None
 
     @property
-    def _active(self) -> list[Penalty | Projection]:
-        return [choice for choice in (self._weighted, self._projection) if choice is not None]
+    def _choices(self) -> list[Penalty | Projection]:
+        return [choice for choice in (self._penalty, self._projection) if choice is not None]
 
     @property
     def needs_directions(self) -> bool:
         """Returns whether something looks at the activations of retain data."""
-        return any(
-            choice is not None and choice.looks_at == "activations" for choice in (self._penalty, self._projection)
-        )
+        return any(choice.looks_at == "activations" for choice in self._choices)
 
     def acts_on(self, pair: bool) -> bool:
-        """Returns whether it does anything, given whether there is another adapter to be held apart from."""
-        return any(pair or choice.looks_at == "activations" for choice in self._active)
+        """Returns whether it has anything to look at, given whether there is another adapter to be held apart from.
+
+        A penalty of weight 0 has: it is measured, and may be stacked with others.
+        """
+        return any(pair or choice.looks_at == "activations" for choice in self._choices)
 
     def of_pairs(self) -> "Constraint":
         """Returns the constraint without what looks at activations: those concern what the forget adapter reads."""
