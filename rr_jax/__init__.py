@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rr_jax.generation.text import generate
     from rr_jax.models.decoder import forward
-    from rr_jax.models.hub import LanguageModel, Progress, Shardings, save
+    from rr_jax.models.hub import LanguageModel, save
+    from rr_jax.models.reading import Progress, Shardings
     from rr_jax.runs.loop import load_round, run
     from rr_jax.runs.saved import load_run
 

@@ -25,6 +25,7 @@ DISTILBERT = {"dim": 15, "hidden_dim": 23, "n_layers": 3, "n_heads": 3}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", WITH_TYPES),
     "bert-gelu_new": ("Bert", {**WITH_TYPES, "hidden_act": "gelu_new"}),
+    "bert-silu": ("Bert", {**WITH_TYPES, "hidden_act": "silu"}),
     "roberta": ("Roberta", {**WITH_TYPES, "hidden_act": "relu"}),
     "xlm-roberta": ("XLMRoberta", {**WITH_TYPES, "type_vocab_size": 1}),
     "distilbert": (

@@ -1,18 +1,18 @@
 """What an encoder says about texts: probabilities of its labels, or one embedding each. Strings in, arrays out.
 
-The host side: tokens, batches of few fixed shapes, results in the order of the texts. A text's width follows from its
-own length, so the texts around it do not change what is computed for it. Knows no task and no threshold.
+The host side: tokens, batches of few fixed shapes (`data.token_batches`), results in the order of the texts. Knows no
+task and no threshold.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from rr_jax.generation.prompts import BATCH_SIZES, bucket
-from rr_jax.models.encoders.encoder import EncoderConfig, Params, classify, probabilities, sentence_embedding
+from rr_jax.data.token_batches import token_batches
+from rr_jax.models.encoders.encoder import EncoderConfig, classify, probabilities, sentence_embedding
 from rr_jax.models.encoders.hub import Encoder
+from rr_jax.models.spec import Params
 
 
 def classify_texts(
@@ -63,14 +63,6 @@ def _embeddings(params: Params, tokens: jax.Array, config: EncoderConfig, mask: 
     return sentence_embedding(params, tokens, config, mask, normalize=False)
 
 
-class _Batch(NamedTuple):
-    """rows: [n] int, which texts these are; tokens [B, S] int32 and mask [B, S] bool have them first, then filling."""
-
-    rows: np.ndarray
-    tokens: np.ndarray
-    mask: np.ndarray
-
-
 def _in_batches(
     compute: Callable[..., jax.Array],
     width: int,
@@ -80,9 +72,12 @@ def _in_batches(
     max_length: int,
 ) -> np.ndarray:
     """[N, width] float32: `compute` on all texts."""
+    config, encoded = encoder.config, _token_ids(encoder, texts, max_length)
     results = np.zeros((len(texts), width), np.float32)
-    for batch in _batches(_token_ids(encoder, texts, max_length), encoder.config, batch_size):
-        computed = compute(encoder.params, batch.tokens, encoder.config, batch.mask)
+    for batch in token_batches(
+        encoded, batch_size, side="right", pad_id=config.pad_token_id, longest=config.max_tokens
+    ):
+        computed = compute(encoder.params, batch.tokens, config, batch.mask)
         results[batch.rows] = np.asarray(computed)[: len(batch.rows)]
     return results
 
@@ -104,23 +99,3 @@ def _token_ids(encoder: Encoder, texts: Sequence[str], max_length: int) -> list[
         if not ids:
             raise ValueError(f"text {number} ({texts[number][:40]!r}) has no tokens and the tokenizer adds none")
     return [list(ids) for ids in encoded]
-
-
-def _batches(encoded: Sequence[Sequence[int]], config: EncoderConfig, batch_size: int) -> Iterator[_Batch]:
-    """Batches that cover all texts: one width a bucket of lengths, and the sizes that prompts have."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-    sizes = (*(size for size in BATCH_SIZES if size < batch_size), batch_size)
-    buckets: dict[int, list[int]] = {}
-    for row, ids in enumerate(encoded):
-        buckets.setdefault(min(bucket(len(ids)), config.max_tokens), []).append(row)
-    for length, members in sorted(buckets.items()):
-        for start in range(0, len(members), batch_size):
-            rows = members[start : start + batch_size]
-            size = next(size for size in sizes if size >= len(rows))
-            tokens = np.full((size, length), config.pad_token_id, np.int32)
-            mask = np.zeros((size, length), bool)
-            for place, row in enumerate(rows):
-                tokens[place, : len(encoded[row])] = encoded[row]
-                mask[place, : len(encoded[row])] = True
-            yield _Batch(np.asarray(rows), tokens, mask)

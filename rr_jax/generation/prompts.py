@@ -1,4 +1,4 @@
-"""Prompts of any length and number to batches of few fixed shapes, so that a handful of compilations serve them all.
+"""Prompts to token ids, with soft tokens where they go, and to batches of few fixed shapes.
 
 Pure host code: NumPy and a tokenizer, no model.
 """
@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rr_jax.data.packing import encode_prompt
+from rr_jax.data.token_batches import token_batches
 from rr_jax.models.decoder import SOFT_TOKEN
-
-BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512)
 
 
 class PromptBatch(NamedTuple):
@@ -28,16 +27,6 @@ class PromptBatch(NamedTuple):
     tokens: np.ndarray
     mask: np.ndarray
     soft_prompt: np.ndarray | None
-
-
-def bucket(length: int) -> int:
-    """The smallest of 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, ... that is at least `length`."""
-    size = 16
-    while size < length:
-        if size >= 64 and size * 3 // 2 >= length and size & (size - 1) == 0:
-            return size * 3 // 2
-        size *= 2
-    return size
 
 
 def encode_prompts(
@@ -95,10 +84,7 @@ def check_soft_prompts(soft_prompts: Any, count: int, embed_dim: int) -> np.ndar
 def prompt_batches(
     encoded: Sequence[Sequence[int]], batch_size: int, soft_prompts: np.ndarray | None = None
 ) -> Iterator[PromptBatch]:
-    """Batches that cover all prompts, shortest first.
-
-    A prompt's bucket follows from its own length alone, so the prompts around it do not change the shape it is computed
-    in. The last batch of a bucket takes the smallest size of the ladder that holds it, never beyond `batch_size`.
+    """Yields batches that cover all prompts, shortest first, in the shapes of `token_batches`.
 
     Args:
       encoded: token ids of each prompt, none empty.
@@ -108,23 +94,9 @@ def prompt_batches(
     Raises:
       ValueError: when `batch_size` is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-    sizes = (*(size for size in BATCH_SIZES if size < batch_size), batch_size)
-    buckets: dict[int, list[int]] = {}
-    for row in sorted(range(len(encoded)), key=lambda row: len(encoded[row])):
-        buckets.setdefault(bucket(len(encoded[row])), []).append(row)
-    for length, members in buckets.items():
-        for start in range(0, len(members), batch_size):
-            rows = members[start : start + batch_size]
-            size = next(size for size in sizes if size >= len(rows))
-            tokens = np.zeros((size, length), np.int32)
-            mask = np.zeros((size, length), bool)
-            for place, row in enumerate(rows):
-                tokens[place, length - len(encoded[row]) :] = encoded[row]
-                mask[place, length - len(encoded[row]) :] = True
-            soft = None
-            if soft_prompts is not None:
-                soft = np.zeros((size, *soft_prompts.shape[1:]), np.float32)
-                soft[: len(rows)] = soft_prompts[rows]
-            yield PromptBatch(np.asarray(rows), tokens, mask, soft)
+    for rows, tokens, mask in token_batches(encoded, batch_size, side="left"):
+        soft = None
+        if soft_prompts is not None:
+            soft = np.zeros((len(tokens), *soft_prompts.shape[1:]), np.float32)
+            soft[: len(rows)] = soft_prompts[rows]
+        yield PromptBatch(rows, tokens, mask, soft)

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from rr_jax.data.token_batches import bucket
 from rr_jax.generation.loop import advance, start
-from rr_jax.generation.prompts import bucket, encode_prompts, prompt_batches
+from rr_jax.generation.prompts import encode_prompts, prompt_batches
 from rr_jax.generation.sampling import make_sampling
 from rr_jax.generation.text import check_room, end_tokens, generate, row_keys
 from rr_jax.models.hub import LanguageModel

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rr_jax.data.token_batches import bucket
 from rr_jax.generation.loop import generate_tokens
-from rr_jax.generation.prompts import bucket, check_soft_prompts, encode_prompts, prompt_batches
+from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.generation.sampling import make_sampling
 from rr_jax.models.decoder import Adapter
 from rr_jax.models.hub import LanguageModel

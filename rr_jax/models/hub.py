@@ -1,8 +1,7 @@
 """Loads and saves Hugging Face folders: config, tokenizer and weights, safetensors only.
 
-Headers are compared with the config before any tensor is read. Then each array is put together from the tensors of its
-layers, or only the block of it that a device is to hold, so loading needs the memory of the model and of one stacked
-array more. Saving writes beside the folder and moves it into place at the end. No code that comes with a model is run.
+Reading the weights is left to `reading`, so loading needs the memory of the model and of one stacked array more. Saving
+writes beside the folder and moves it into place at the end. No code that comes with a model is run.
 """
 
 import dataclasses
@@ -11,7 +10,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,10 @@ import numpy as np
 from rr_jax.models import families, weights
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.families import Tensor
-from rr_jax.models.spec import ArraySpec, param_specs
+from rr_jax.models.reading import Layout, Progress, Shardings, part_shapes, read_params
+from rr_jax.models.spec import ArraySpec, Params, param_specs
 
 DTYPES = ("float32", "bfloat16", "float16")
-Progress = Callable[[int, int], None]
-Shardings = Callable[[ArraySpec], jax.sharding.Sharding]
 
 _HUB_PATTERNS = ["*.json", "model*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt", "*.jinja"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -50,7 +48,7 @@ class LanguageModel:
     """
 
     config: ModelConfig
-    params: dict[str, Any]
+    params: Params
     tokenizer: Any = None
     chat: bool = False
     adapters: Any = None
@@ -89,7 +87,7 @@ def load(
     if chat and template is None:
         raise ValueError(f"chat is on, but the tokenizer of {source} has no chat template")
     chat = template is not None if chat is None else chat
-    params = _read_params(folder, config, jnp.dtype(dtype), shardings, progress)
+    params = read_params(folder, _layout(config), jnp.dtype(dtype), shardings, progress)
     return LanguageModel(config, params, tokenizer, chat)
 
 
@@ -192,103 +190,23 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Any:
     return tokenizer
 
 
-def _read_params(
-    folder: Path, config: ModelConfig, dtype: jnp.dtype, shardings: Shardings | None, progress: Progress | None
-) -> dict[str, Any]:
-    """The parameter tree, array by array, each block straight to the device that holds it."""
-    specs, tensors = param_specs(config), families.model_tensors(config)
-    with weights.opened(folder) as files:
-        found = _check_names(folder, config, tensors, files)
-
-        def array(tensor: Tensor, part: int) -> jax.Array:
-            spec = (specs["layers"] if tensor.layered else specs)[tensor.parts[part]]
-            names = [found[tensor.name.format(layer)] for layer in range(config.num_layers if tensor.layered else 1)]
-
-            def block(index: tuple[slice, ...]) -> np.ndarray:
-                layers, rest = (names[index[0]], index[1:]) if tensor.layered else (names, index)
-                lengths = [len(range(*cut.indices(size))) for cut, size in zip(index, spec.shape, strict=True)]
-                filled = _aligned(tuple(lengths), dtype)
-                for place, name in enumerate(layers):
-                    piece = _part(files, name, tensor, part, config)[rest]
-                    (filled[place] if tensor.layered else filled)[...] = piece
-                return filled
-
-            sharding = None if shardings is None else shardings(spec)
-            if sharding is None:
-                return jax.device_put(block((slice(None),) * len(spec.shape)))
-            return jax.make_array_from_callback(spec.shape, sharding, block)
-
-        params: dict[str, Any] = {"layers": {}}
-        for done, tensor in enumerate(tensors, start=1):
-            for part, ours in enumerate(tensor.parts):
-                (params["layers"] if tensor.layered else params)[ours] = array(tensor, part)
-            files.forget()
-            if progress is not None:
-                progress(done, len(tensors))
-    return params
+def _layout(config: ModelConfig) -> Layout:
+    """Returns what the files of a model of this config are expected to hold."""
+    tensors, prefix = families.model_tensors(config), families.base_prefix(config)
+    return Layout(
+        kind=f"{config.family} model",
+        specs=param_specs(config),
+        tensors=tensors,
+        head_dim=config.head_dim,
+        plain_name=lambda name: name.removeprefix(prefix),  # files of the bare base model leave it out
+        unused=lambda plain: _unused(plain, config),
+    )
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array that begins where XLA's arrays may, so that on CPU it is taken over instead of copied."""
-    size = math.prod(shape) * dtype.itemsize
-    room = np.empty(size + 64, np.uint8)
-    begin = -room.ctypes.data % 64
-    return room[begin : begin + size].view(dtype).reshape(shape)
-
-
-def _check_names(
-    folder: Path, config: ModelConfig, tensors: Sequence[Tensor], files: weights.WeightFiles
-) -> dict[str, str]:
-    """Compares the headers of the files with the config before anything is read: {name: name in the files}.
-
-    Raises:
-      ValueError: tensors are missing, or there that the model does not have, or of another shape or dtype.
-    """
-    prefix = families.base_prefix(config)
-    found, missing, used = {}, [], set()
-    for tensor in tensors:
-        shape = tensor.file_shape(_part_shapes(tensor, config))
-        for layer in range(config.num_layers if tensor.layered else 1):
-            name = tensor.name.format(layer)
-            there = next((n for n in (name, name.removeprefix(prefix)) if n in files.names), None)
-            if there is None:
-                missing.append(f"{name} {list(shape)}")
-                continue
-            files.check(there, shape)
-            found[name] = there
-            used.add(there)
-    extra = [name for name in files.names if name not in used and not _ignored(name, config)]
-    if missing:
-        raise ValueError(f"{folder} lacks {_some(missing, len(found) + len(missing))}")
-    if extra:
-        raise ValueError(
-            f"{folder} holds {_some(extra, len(files.names))}, which a {config.family} model of this config has not"
-        )
-    return found
-
-
-def _some(names: Sequence[str], of: int) -> str:
-    """The first five names, and the count of the rest."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{len(names)} of {of} weights: {', '.join(names[:5])}{more}"
-
-
-def _part_shapes(tensor: Tensor, config: ModelConfig) -> list[tuple[int, ...]]:
-    """The shape of each part of a tensor, of one layer."""
-    specs = param_specs(config)
-    return [specs["layers"][part].shape[1:] if tensor.layered else specs[part].shape for part in tensor.parts]
-
-
-def _part(files: weights.WeightFiles, name: str, tensor: Tensor, part: int, config: ModelConfig) -> np.ndarray:
-    """One part of one tensor, [in, out] or a vector."""
-    shapes = _part_shapes(tensor, config)
-    return tensor.split(files.read(name), shapes, config.head_dim)[part]
-
-
-def _ignored(name: str, config: ModelConfig) -> bool:
-    """Tensors that old exports carry and no model reads: tables and masks, and a copy of tied embeddings."""
+def _unused(plain: str, config: ModelConfig) -> bool:
+    """Whether old exports carry a tensor that no model reads: tables and masks, and a copy of tied embeddings."""
     heads = [tensor.name for tensor in families.FAMILIES[config.family].TENSORS if tensor.parts == ("head",)]
-    return bool(_BUFFERS.search(name)) or (config.tied_embeddings and name in (*heads, "lm_head.weight"))
+    return bool(_BUFFERS.search(plain)) or (config.tied_embeddings and plain in (*heads, "lm_head.weight"))
 
 
 def _check_params(lm: LanguageModel) -> None:
@@ -306,21 +224,22 @@ def _check_params(lm: LanguageModel) -> None:
 
 def _write_weights(folder: Path, lm: LanguageModel, dtype: np.dtype, max_shard_bytes: int) -> None:
     """Writes model.safetensors, or numbered shards and their index. One shard at a time is in memory."""
-    places = [
+    ordered = [
         (tensor, layer)
-        for tensor in sorted(families.model_tensors(lm.config), key=lambda tensor: tensor.layered)
+        for tensor in families.model_tensors(lm.config)
         for layer in range(lm.config.num_layers if tensor.layered else 1)
     ]
-    places.sort(key=lambda place: (place[0].layered, place[1]))  # layer by layer, as they are used
+    ordered.sort(key=lambda entry: (entry[0].layered, entry[1]))  # layer by layer, as they are used
 
     def whole(tensor: Tensor, layer: int) -> np.ndarray:
         arrays = [lm.params["layers"][p][layer] if tensor.layered else lm.params[p] for p in tensor.parts]
         return tensor.join([np.asarray(array).astype(dtype) for array in arrays], lm.config.head_dim)
 
-    sizes = [math.prod(t.file_shape(_part_shapes(t, lm.config))) * dtype.itemsize for t, _ in places]
+    specs = param_specs(lm.config)
+    sizes = [math.prod(tensor.file_shape(part_shapes(tensor, specs))) * dtype.itemsize for tensor, _ in ordered]
     weights.write(
         folder,
-        [(tensor.name.format(layer), partial(whole, tensor, layer)) for tensor, layer in places],
+        [(tensor.name.format(layer), partial(whole, tensor, layer)) for tensor, layer in ordered],
         sizes,
         max_shard_bytes,
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rr_jax.models.config import ModelConfig
 
+Params = dict[str, Any]
 LINEAR_MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 
 

@@ -5,15 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rr_jax.generation.prompts import bucket, check_soft_prompts, encode_prompts, prompt_batches
+from rr_jax.data.token_batches import bucket
+from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.models.decoder import SOFT_TOKEN
-
-
-def test_bucket_ladder() -> None:
-    ladder = sorted({bucket(length) for length in range(1, 2049)})
-    assert ladder == [16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048]
-    assert all(bucket(length) >= length for length in range(1, 2049))
-    assert [bucket(size) for size in ladder] == ladder
 
 
 def test_batches_cover_every_prompt_once() -> None:
@@ -23,22 +17,14 @@ def test_batches_cover_every_prompt_once() -> None:
     for batch in prompt_batches(encoded, 5, soft):
         assert batch.soft_prompt is not None
         assert batch.tokens.shape[0] == 5
-        for place, row in enumerate(batch.rows):
+        for index, row in enumerate(batch.rows):
             seen.append(int(row))
             assert batch.tokens.shape[1] == bucket(len(encoded[row]))
-            assert batch.tokens[place][batch.mask[place]].tolist() == encoded[row]
-            assert batch.mask[place, -len(encoded[row]) :].all()
-            np.testing.assert_array_equal(batch.soft_prompt[place], soft[row])
+            assert batch.tokens[index][batch.mask[index]].tolist() == encoded[row]
+            assert batch.mask[index, -len(encoded[row]) :].all()
+            np.testing.assert_array_equal(batch.soft_prompt[index], soft[row])
         assert not batch.mask[len(batch.rows) :].any()
     assert sorted(seen) == list(range(11))
-
-
-@pytest.mark.parametrize(
-    ("count", "batch_size", "sizes"),
-    [(3, 64, [8]), (9, 64, [16]), (64, 64, [64]), (70, 64, [64, 8]), (30, 24, [24, 8]), (2, 1, [1, 1]), (4, 3, [3, 3])],
-)
-def test_batch_sizes_are_few(count: int, batch_size: int, sizes: list[int]) -> None:
-    assert [len(batch.tokens) for batch in prompt_batches([[1, 2]] * count, batch_size)] == sizes
 
 
 def test_soft_tokens_follow_the_start_token(tokenizer: Any) -> None:

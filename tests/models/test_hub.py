@@ -389,13 +389,18 @@ def test_vocabulary_mismatch_names_both_shapes(folder):
 
 def test_missing_tensors(folder):
     edit_weights(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
-    with pytest.raises(ValueError, match=r"lacks 1 of 25 weights: model\.layers\.1\.mlp\.up_proj\.weight \[20, 12\]$"):
+    expected = (
+        r"lacks 1 of 25 weights of a qwen3 model of this config: model\.layers\.1\.mlp\.up_proj\.weight \[20, 12\]$"
+    )
+    with pytest.raises(ValueError, match=expected):
         hub.load(folder)
 
 
 def test_of_many_missing_or_extra_tensors_five_are_named(folder):
     edit_weights(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "layers.1" in name])
-    with pytest.raises(ValueError, match=r"lacks 11 of 25 weights: (\S+ \[[\d, ]+\], ){4}\S+ \[[\d, ]+\] and 6 more$"):
+    with pytest.raises(
+        ValueError, match=r"lacks 11 of 25 weights of .*: (\S+ \[[\d, ]+\], ){4}\S+ \[[\d, ]+\] and 6 more$"
+    ):
         hub.load(folder)
     edit(folder / "config.json", num_hidden_layers=1, layer_types=None)
     extra = {f"adapter.{i}": np.ones(2, np.float32) for i in range(7)}
@@ -415,9 +420,15 @@ def test_files_of_the_bare_base_model_lack_its_prefix(lm, folder):
     assert_same(hub.load(folder).params, lm.params)
 
 
+def test_same_weight_with_and_without_the_prefix(folder):
+    edit_weights(folder, lambda tensors: tensors.update({"norm.weight": tensors["model.norm.weight"]}))
+    with pytest.raises(ValueError, match=r"holds norm\.weight, the same weight as model\.norm\.weight: expected one"):
+        hub.load(folder)
+
+
 def test_untied_without_a_head(folder):
     edit_weights(folder, lambda tensors: tensors.pop("lm_head.weight"))
-    with pytest.raises(ValueError, match=r"lacks 1 of 25 weights: lm_head\.weight \[37, 12\]"):
+    with pytest.raises(ValueError, match=r"lacks 1 of 25 weights of a qwen3 model .*: lm_head\.weight \[37, 12\]"):
         hub.load(folder)
 
 

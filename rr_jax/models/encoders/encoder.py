@@ -12,15 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from rr_jax.models import layers
-
-Params = dict[str, Any]
-
-ACTIVATIONS = {
-    "gelu": layers.ACTIVATIONS["gelu"],
-    "gelu_new": layers.ACTIVATIONS["gelu_tanh"],
-    "relu": layers.ACTIVATIONS["relu"],
-    "tanh": jnp.tanh,
-}
+from rr_jax.models.layers import ACTIVATIONS
+from rr_jax.models.spec import ArraySpec, Params
 
 
 @jax.tree_util.register_static
@@ -66,31 +59,44 @@ class EncoderConfig:
         return self.max_positions - (self.pad_token_id + 1 if self.padded_positions else 0)
 
 
-def param_shapes(config: EncoderConfig) -> dict[str, Any]:
-    """The shape of every parameter; layers are stacked on a leading axis."""
-    depth, embed, ffn = config.num_layers, config.embed_dim, config.ffn_dim
-    block: dict[str, tuple[int, ...]] = {}
-    for name, rows, columns in (
-        *((name, embed, embed) for name in ("q", "k", "v", "o")),
-        ("up", embed, ffn),
-        ("down", ffn, embed),
-    ):
-        block |= {name: (depth, rows, columns), f"{name}_bias": (depth, columns)}
-    for name in ("attn_norm", "mlp_norm"):
-        block |= {name: (depth, embed), f"{name}_bias": (depth, embed)}
-    shapes: dict[str, Any] = {
-        "embed": (config.vocab_size, embed),
-        "positions": (config.max_positions, embed),
-        "embed_norm": (embed,),
-        "embed_norm_bias": (embed,),
-        "layers": block,
+def param_specs(config: EncoderConfig) -> dict[str, Any]:
+    """Returns the tree of `ArraySpec` of an encoder's parameters; layers are stacked on a leading axis.
+
+    Axes are named as in `spec.param_specs`, so that one rule of shardings serves decoders and encoders.
+    """
+    sizes = {
+        "layers": config.num_layers,
+        "embed": config.embed_dim,
+        "heads": config.embed_dim,
+        "ffn": config.ffn_dim,
+        "vocab": config.vocab_size,
+        "positions": config.max_positions,
+        "types": config.type_vocab_size,
+        "classes": len(config.labels),
     }
+
+    def array(*axes: str, init: str = "normal") -> ArraySpec:
+        return ArraySpec(tuple(sizes[axis] for axis in axes), axes, init)
+
+    def linear(name: str, *axes: str) -> dict[str, ArraySpec]:
+        return {name: array(*axes), f"{name}_bias": array(*axes[:-2], axes[-1], init="zeros")}
+
+    def norm(name: str, *axes: str) -> dict[str, ArraySpec]:
+        return {name: array(*axes, init="ones"), f"{name}_bias": array(*axes, init="zeros")}
+
+    block: dict[str, ArraySpec] = {}
+    for name in ("q", "k", "v"):
+        block |= linear(name, "layers", "embed", "heads")
+    block |= linear("o", "layers", "heads", "embed")
+    block |= linear("up", "layers", "embed", "ffn") | linear("down", "layers", "ffn", "embed")
+    block |= norm("attn_norm", "layers", "embed") | norm("mlp_norm", "layers", "embed")
+    specs: dict[str, Any] = {"embed": array("vocab", "embed"), "positions": array("positions", "embed")}
+    specs |= {**norm("embed_norm", "embed"), "layers": block}
     if config.type_vocab_size:
-        shapes["types"] = (config.type_vocab_size, embed)
+        specs["types"] = array("types", "embed")
     if config.labels:
-        classes = len(config.labels)
-        shapes |= {"dense": (embed, embed), "dense_bias": (embed,), "head": (embed, classes), "head_bias": (classes,)}
-    return shapes
+        specs |= linear("dense", "embed", "embed") | linear("head", "embed", "classes")
+    return specs
 
 
 def encode(
@@ -103,7 +109,7 @@ def encode(
     """The states [B, S, D] after the last layer.
 
     Args:
-      params: the tree that `param_shapes` describes.
+      params: the tree that `param_specs` describes.
       tokens: [B, S] int32, texts padded on the right with `config.pad_token_id`.
       config: static.
       mask: [B, S] bool, real tokens; None: all are. States of padding mean nothing.

@@ -1,24 +1,23 @@
 """Loads encoders from Hugging Face folders: classifiers and sentence encoders, safetensors only.
 
-Weights are read one tensor at a time, after all names were checked. What Hugging Face calls things is in
-`encoder_names`; this file opens files and knows no names of weights.
+What Hugging Face calls things is in `families`, and reading the weights is left to `models.reading`, which decoders use
+too: this file opens what stands beside the weights and knows none of their names.
 """
 
 import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rr_jax.models import hub, weights
-from rr_jax.models.encoders.encoder import EncoderConfig, param_shapes
-from rr_jax.models.encoders.names import config_from_hf, is_unused, places, plain_name
+from rr_jax.models.encoders.encoder import EncoderConfig, param_specs
+from rr_jax.models.encoders.families import config_from_hf, is_unused, model_tensors, plain_name
+from rr_jax.models.reading import Layout, Shardings, read_params
+from rr_jax.models.spec import Params
 
 _CONVERT = (
     "import sys, torch; from safetensors.torch import save_file; "
@@ -33,16 +32,18 @@ class Encoder:
 
     Attributes:
       config: static description; `config.labels` is () without a classification head.
-      params: the tree that `encoder.param_shapes(config)` describes, float32.
+      params: the tree that `encoder.param_specs(config)` describes, float32.
       tokenizer: a transformers tokenizer, or None if the folder has none.
     """
 
     config: EncoderConfig
-    params: dict[str, Any]
+    params: Params
     tokenizer: Any = None
 
 
-def load_encoder(source: str | os.PathLike[str], revision: str | None = None) -> Encoder:
+def load_encoder(
+    source: str | os.PathLike[str], revision: str | None = None, shardings: Shardings | None = None
+) -> Encoder:
     """Loads a BERT, RoBERTa, XLM-RoBERTa or DistilBERT classifier or sentence encoder, from a folder or the hub.
 
     The folder holds config.json, the tokenizer and model.safetensors (or shards with an index). Weights may have the
@@ -53,6 +54,7 @@ def load_encoder(source: str | os.PathLike[str], revision: str | None = None) ->
     Args:
       source: a folder, or a hub id such as "unitary/toxic-bert" or "sentence-transformers/all-MiniLM-L6-v2".
       revision: branch, tag or commit on the hub; not used for a folder.
+      shardings: from an array's spec (shape and named axes) to where it is to lie, as for `models.hub.load`.
 
     Raises:
       ValueError: whatever is wrong with the folder, naming the file, field or tensor, what was found and what was
@@ -63,7 +65,7 @@ def load_encoder(source: str | os.PathLike[str], revision: str | None = None) ->
     config = config_from_hf(weights.read_json(folder / "config.json"))
     _check_pooling(folder)
     tokenizer = hub.read_tokenizer(folder, config.vocab_size)
-    return Encoder(config, _read_params(folder, config), tokenizer)
+    return Encoder(config, read_params(folder, _layout(config), np.dtype(np.float32), shardings), tokenizer)
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -89,49 +91,26 @@ def _check_pooling(folder: Path) -> None:
         modules = [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in listed]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a list of modules with type and path: {error!r}") from error
-    for kind, place in modules:
+    for kind, subfolder in modules:
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(f"{path}: a module is {kind}, supported: Transformer, Pooling, Normalize")
         if kind == "Pooling":
-            pooling = weights.read_json(folder / place / "config.json")
+            pooling = weights.read_json(folder / subfolder / "config.json")
             modes = [pooling["pooling_mode"]] if "pooling_mode" in pooling else []
             modes += [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True]
             if modes not in (["mean"], ["pooling_mode_mean_tokens"]):
-                raise ValueError(f"{folder / place / 'config.json'}: pooling is {modes}, supported: the mean of tokens")
+                raise ValueError(
+                    f"{folder / subfolder / 'config.json'}: pooling is {modes}, supported: the mean of tokens"
+                )
 
 
-def _read_params(folder: Path, config: EncoderConfig) -> dict[str, Any]:
-    """Fills the parameter tree tensor by tensor, once the names in the files are those of the config."""
-    wanted = places(config)
-    with weights.opened(folder) as files:
-        found: dict[str, str] = {}  # plain name -> name in the files
-        for name in files.names:
-            plain = plain_name(name, config)
-            if plain in found:
-                raise ValueError(f"{folder} holds {name}, the same weight as {found[plain]}: expected one of them")
-            if plain in wanted or not is_unused(plain, config):
-                found[plain] = name
-        kind = f"a {config.family} {'classifier' if config.labels else 'encoder without a head'} of this config"
-        extra = [found[plain] for plain in sorted(found.keys() - wanted.keys())]
-        if extra:
-            raise ValueError(f"{folder} holds {len(extra)} weights that {kind} does not have: {_first_five(extra)}")
-        missing = sorted(wanted.keys() - found.keys())
-        if missing:
-            raise ValueError(
-                f"{folder} lacks {len(missing)} of {len(wanted)} weights of {kind}: {_first_five(missing)}"
-            )
-        arrays: dict[str, Any] = jax.tree.map(
-            lambda shape: np.empty(shape, np.float32),
-            param_shapes(config),
-            is_leaf=lambda leaf: isinstance(leaf, tuple),
-        )
-        for plain, name in found.items():
-            view, flip = wanted[plain].of(arrays), wanted[plain].flip
-            files.check(name, view.shape[::-1] if flip else view.shape)
-            tensor = files.read(name)
-            view[...] = tensor.T if flip else tensor
-    return jax.tree.map(jnp.asarray, arrays)
-
-
-def _first_five(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _layout(config: EncoderConfig) -> Layout:
+    """Returns what the files of an encoder of this config are expected to hold."""
+    return Layout(
+        kind=f"{config.family} {'classifier' if config.labels else 'encoder without a head'}",
+        specs=param_specs(config),
+        tensors=model_tensors(config),
+        head_dim=config.embed_dim // config.num_heads,
+        plain_name=lambda name: plain_name(name, config),
+        unused=lambda plain: is_unused(plain, config),
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.families import gemma2, gemma3, gpt2, gpt_neox, llama, mistral, olmo, olmo2, opt, phi3, qwen2, qwen3
-from rr_jax.models.families.tensors import Tensor
+from rr_jax.models.families.tensors import Tensor, present_tensors
 from rr_jax.models.spec import param_specs
 
 FAMILIES: dict[str, ModuleType] = {
@@ -63,9 +63,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def model_tensors(config: ModelConfig) -> list[Tensor]:
     """The tensors that a model of this config has: those of its family whose arrays the config has."""
-    specs = param_specs(config)
-    present = {*specs, *specs["layers"]}
-    return [tensor for tensor in _module(config).TENSORS if present.issuperset(tensor.parts)]
+    return present_tensors(_module(config).TENSORS, param_specs(config))
 
 
 def base_prefix(config: ModelConfig) -> str:

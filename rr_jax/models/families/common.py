@@ -1,4 +1,4 @@
-"""How a Hugging Face config.json is read and written, for all families alike.
+"""How a Hugging Face config.json is read and written, for all families of decoders and encoders alike.
 
 The rule for a field is that nothing that would change the computation is passed over in silence. A field is translated,
 or known to be harmless, or refused with its name, the value found and what is supported. Nothing here opens a file.
@@ -34,7 +34,6 @@ _TRANSLATED = {
     "bos_token_id",
     "eos_token_id",
     "hidden_act",
-    "quantization_config",
 }
 # Do not change the logits: metadata, initialisation, training, or the way other software computes the same thing.
 _HARMLESS = {
@@ -63,9 +62,11 @@ _HARMLESS = {
     "task_specific_params",
 }
 _DROPOUT = re.compile("dropout|pdrop|layerdrop")
-# A field that the Hugging Face class does not know is refused when it is switched on and its name says it computes.
+# A field that the Hugging Face class does not know is refused when it is switched on and its name says it computes:
+# "act" as in activation, not as in factor.
 _COMPUTES = re.compile(
-    "rope|rotary|attn|attention|norm|scale|scaling|multiplier|bias|window|cap|clip|qkv|act|logit|expert|moe|layer_types"
+    "position|rope|rotary|attn|attention|norm|scal|multiplier|bias|window|cap|clip|qkv|(?<!f)act|logit|expert|moe|"
+    "layer_types|adapter"
 )
 _ROPE_KEYS = {
     "default": set(),
@@ -91,7 +92,7 @@ def refuse(field: str, found: Any, supported: str) -> NoReturn:
 
 
 def read_fields(hf: dict[str, Any], class_name: str, own_fields: set[str]) -> dict[str, Any]:
-    """The fields of a config.json with the defaults of its Hugging Face class filled in.
+    """Returns the fields of a decoder's config.json with the defaults of its Hugging Face class filled in.
 
     Args:
       hf: config.json as parsed.
@@ -101,15 +102,30 @@ def read_fields(hf: dict[str, Any], class_name: str, own_fields: set[str]) -> di
     Raises:
       ValueError: a field changes the computation in a way that is not implemented, or has a wrong type.
     """
+    _check_rope(hf)
+    return accepted_fields(hf, class_name, _TRANSLATED | own_fields)
+
+
+def accepted_fields(hf: dict[str, Any], class_name: str, known: set[str]) -> dict[str, Any]:
+    """Returns the fields of a config.json with the defaults of its class filled in, once none is passed over.
+
+    Args:
+      hf: config.json as parsed.
+      class_name: the config class in `transformers`.
+      known: fields that the caller translates, checks or knows to be harmless, beside those that never matter.
+
+    Raises:
+      ValueError: another field differs from the default, or is unknown to the class and seems to change the
+        computation, or the class refuses it, or the weights are quantised.
+    """
     import transformers  # here because it takes seconds to import
 
-    _check_rope(hf)
     if hf.get("quantization_config") is not None:
         refuse("quantization_config", hf["quantization_config"], "unquantised weights only")
     config_class = getattr(transformers, class_name)
     defaults = config_class().to_dict()
     for field, found in hf.items():
-        if field in _TRANSLATED or field in _HARMLESS or field in own_fields or _DROPOUT.search(field):
+        if field in known or field in _HARMLESS or _DROPOUT.search(field):
             continue
         if field in defaults:
             if found != defaults[field]:
@@ -123,6 +139,24 @@ def read_fields(hf: dict[str, Any], class_name: str, own_fields: set[str]) -> di
     return fields
 
 
+def read_sizes(fields: Mapping[str, Any], names: Mapping[str, str] | None = None) -> dict[str, int]:
+    """Returns the sizes of a model by our names, those among `SIZES` that it has.
+
+    Args:
+      fields: as returned by `accepted_fields`.
+      names: our name -> that of the field, where it is not the one in `SIZES`.
+
+    Raises:
+      ValueError: a size is below 1.
+    """
+    called = {**SIZES, **(names or {})}
+    sizes: dict[str, int] = {ours: fields[field] for ours, field in called.items() if field in fields}
+    for ours, size in sizes.items():
+        if size < 1:
+            refuse(called[ours], size, "a positive integer")
+    return sizes
+
+
 def base_config(
     fields: dict[str, Any], family: str, *, names: Mapping[str, str] | None = None, **specific: Any
 ) -> ModelConfig:
@@ -133,11 +167,7 @@ def base_config(
       names: our name -> that of the field, where it is not the one in `SIZES`. A family without grouped keys has as
         many key heads as heads.
     """
-    called = {**SIZES, **(names or {})}
-    sizes = {ours: fields[field] for ours, field in called.items() if field in fields}
-    for ours, size in sizes.items():
-        if size < 1:
-            refuse(called[ours], size, "a positive integer")
+    sizes = read_sizes(fields, names)
     sizes.setdefault("num_kv_heads", sizes["num_heads"])
     eos = fields.get("eos_token_id")
     rope = fields.get("rope_parameters")
@@ -295,10 +325,10 @@ def _check_rope_object(field: str, rope: dict[str, Any]) -> None:
 
 def whole_rotary(fields: dict[str, Any]) -> None:
     """For families whose Hugging Face code rotates whole heads: refuses a share that it would pass over."""
-    for place, found in (("", fields), ("rope_parameters.", fields.get("rope_parameters") or {})):
+    for prefix, found in (("", fields), ("rope_parameters.", fields.get("rope_parameters") or {})):
         share = found.get("partial_rotary_factor")
         if share not in (None, 1, 1.0):
-            refuse(f"{place}partial_rotary_factor", share, "1.0")
+            refuse(f"{prefix}partial_rotary_factor", share, "1.0")
 
 
 def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:

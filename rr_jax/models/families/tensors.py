@@ -1,11 +1,12 @@
 """How the tensors of a model file and the arrays of ours correspond: names, transposition, fused projections.
 
-A family lists its tensors once; reading, writing, checking and adapter files all follow that list. Nothing here opens
-a file.
+A family of decoders or encoders lists its tensors once; reading, writing, checking and adapter files all follow that
+list. Nothing here opens a file.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,12 @@ def linear(name: str, *parts: str, flipped: bool = True, heads: bool = False) ->
 def norm(name: str, part: str) -> tuple[Tensor, Tensor]:
     """The weight and the bias of a norm."""
     return Tensor(f"{name}.weight", (part,)), Tensor(f"{name}.bias", (f"{part}_bias",))
+
+
+def present_tensors(tensors: Iterable[Tensor], specs: Mapping[str, Any]) -> list[Tensor]:
+    """Returns those tensors of a family whose arrays a model has, from the tree of its `ArraySpec`s."""
+    present = {*specs, *specs["layers"]}
+    return [tensor for tensor in tensors if present.issuperset(tensor.parts)]
 
 
 ATTENTION = (

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 torch = pytest.importorskip("torch")
 
 from rr_jax.models.encoders import encoder as core
+from rr_jax.models.encoders.families import config_from_hf
 from rr_jax.models.encoders.hub import load_encoder
-from rr_jax.models.encoders.names import config_from_hf
 from tests import tiny_encoders
 from tests.tiny_encoders import JIGSAW, LABELS, PAD, UNBIASED, VARIANTS
 
@@ -122,6 +122,35 @@ def test_shards_and_half_precision(tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(encoder.params)} == {jnp.dtype("float32")}
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "half", dtype=torch.float32)
     np.testing.assert_allclose(classify(encoder.params, TOKENS, encoder.config), torch_logits(model), atol=1e-4)
+
+
+def test_every_array_has_named_axes_and_lies_where_they_say(folder):
+    """As for decoders: a rule of shardings sees the shape and axes of each array."""
+    seen = {}
+
+    def whole(spec):
+        seen[spec.axes] = spec.shape
+        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    encoder = load_encoder(folder, shardings=whole)
+    assert_same(encoder.params, load_encoder(folder).params)
+    assert seen == {
+        ("vocab", "embed"): (300, 15),
+        ("positions", "embed"): (47, 15),
+        ("types", "embed"): (3, 15),
+        ("layers", "embed", "heads"): (3, 15, 15),
+        ("layers", "heads", "embed"): (3, 15, 15),
+        ("layers", "embed", "ffn"): (3, 15, 23),
+        ("layers", "ffn", "embed"): (3, 23, 15),
+        **{("layers", axis): (3, size) for axis, size in {"embed": 15, "heads": 15, "ffn": 23}.items()},
+        ("embed", "embed"): (15, 15),
+        ("embed", "classes"): (15, 4),
+        ("embed",): (15,),
+        ("classes",): (4,),
+    }
+    specs = core.param_specs(encoder.config)
+    shapes = jax.tree.map(lambda spec: spec.shape, specs, is_leaf=lambda leaf: not isinstance(leaf, dict))
+    assert shapes == jax.tree.map(lambda array: array.shape, encoder.params)
 
 
 def test_hub_id_is_downloaded(folder, monkeypatch):
@@ -288,10 +317,10 @@ def test_stray_metadata_is_harmless():
         (hf(is_decoder=True), "is_decoder is True, supported: only False"),
         (hf(add_cross_attention=True), "add_cross_attention is True, supported: only False"),
         (hf(pruned_heads={"0": [1]}), "pruned_heads is .*, supported: only {}"),
-        (hf(quantization_config={"bits": 4}), "quantization_config is .*, supported: only None"),
+        (hf(quantization_config={"bits": 4}), "quantization_config is .*, supported: unquantised weights only"),
         (hf(attention_window=[8]), r"attention_window is \[8\], supported: no such field in BertConfig"),
-        (hf(hidden_act="silu"), "hidden_act is 'silu', supported: gelu, gelu_new, relu"),
-        (hf("distilbert", activation="mish"), "activation is 'mish', supported: gelu"),
+        (hf(hidden_act="mish"), "hidden_act is 'mish', supported: 'silu', 'swish', 'gelu', 'gelu_new'"),
+        (hf("distilbert", activation="mish"), "activation is 'mish', supported: 'silu'"),
         (hf(problem_type="regression"), "problem_type is 'regression', supported: single_label_classification, multi"),
         (hf(id2label={"0": "a", "2": "b"}), "id2label is .*, supported: different labels numbered from 0"),
         (hf(id2label={"0": "a", "1": "a"}), "id2label is .*, supported: different labels numbered from 0"),
@@ -316,7 +345,8 @@ def test_what_is_not_implemented_is_refused(fields, message):
 def test_missing_head(folder):
     edit_weights(folder, lambda tensors: {k: v for k, v in tensors.items() if not k.startswith("classifier.")})
     with pytest.raises(
-        ValueError, match=r"lacks 2 of 57 weights of a bert classifier of this config: classifier\.bias, classif"
+        ValueError,
+        match=r"lacks 2 of 57 weights of a bert classifier of this config: classifier\.weight \[4, 15\], classifier\.bias",
     ):
         load_encoder(folder)
 
@@ -324,24 +354,27 @@ def test_missing_head(folder):
 def test_many_missing_tensors_are_counted(folder):
     edit_weights(folder, lambda tensors: {k: v for k, v in tensors.items() if "layer.1." not in k})
     names = ", ".join(
-        f"encoder.layer.1.attention.{end}"
-        for end in ("output.LayerNorm.bias", "output.LayerNorm.weight", "output.dense.bias", "output.dense.weight")
+        rf"encoder\.layer\.1\.attention\.self\.{end}"
+        for end in (r"query\.weight \[15, 15\]", r"query\.bias \[15\]", r"key\.weight \[15, 15\]", r"key\.bias \[15\]")
     )
-    with pytest.raises(ValueError, match=rf"lacks 16 of 57 .*: {names}, encoder\.layer\.1\.\S+ and 11 more$"):
+    with pytest.raises(ValueError, match=rf"lacks 16 of 57 .*: {names}, \S+value\.weight \[15, 15\] and 11 more$"):
         load_encoder(folder)
 
 
 def test_head_that_the_config_does_not_have(folder):
     edit_config(folder, architectures=["BertModel"])
     with pytest.raises(
-        ValueError, match=r"holds 2 weights that a bert encoder without a head .* not have: classifier\.bias, classif"
+        ValueError,
+        match=r"holds 2 of \d+ weights: classifier\.bias, classifier.weight, which a bert encoder without a head of this",
     ):
         load_encoder(folder)
 
 
 def test_many_extra_tensors_are_counted(folder):
     edit_config(folder, num_hidden_layers=2)
-    with pytest.raises(ValueError, match=r"holds 16 weights that .*: bert\.encoder\.layer\.2\.\S+, .* and 11 more$"):
+    with pytest.raises(
+        ValueError, match=r"holds 16 of 57 weights: bert\.encoder\.layer\.2\.\S+, .* and 11 more, which"
+    ):
         load_encoder(folder)
 
 
