@@ -3,10 +3,11 @@
 The names below are imported when they are first used: importing JAX takes seconds, which `rr-jax --help` need not wait.
 """
 
-import importlib
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rr_jax.lazy import names_of
 
 if TYPE_CHECKING:
     from rr_jax.generation.text import generate
@@ -22,25 +23,7 @@ logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not foun
 
 __version__ = "0.1.0"
 __all__ = ["LanguageModel", "__version__", "forward", "generate", "load", "load_round", "load_run", "run", "save"]
-_HOMES = {
-    "LanguageModel": "rr_jax.models.hub",
-    "forward": "rr_jax.models.decoder",
-    "generate": "rr_jax.generation.text",
-    "load_round": "rr_jax.runs.loop",
-    "load_run": "rr_jax.runs.saved",
-    "run": "rr_jax.runs.loop",
-    "save": "rr_jax.models.hub",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'rr_jax' has no attribute {name!r}, expected one of {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = names_of(__name__, __file__)
 
 
 def load(
@@ -51,7 +34,7 @@ def load(
     shardings: "Shardings | None" = None,
     progress: "Progress | None" = None,
 ) -> "LanguageModel":
-    """As `rr_jax.models.hub.load`; "testbed" is the model that ships with the package ("./testbed" a folder)."""
+    """Loads a model as `rr_jax.models.load` does; "testbed" is the one that is shipped, "./testbed" a folder."""
     from rr_jax.models import hub
     from rr_jax.testbed import BASE
 

@@ -32,6 +32,11 @@ class Packed(NamedTuple):
     weights: np.ndarray
 
 
+def first_rows(packed: Packed, count: int) -> Packed:
+    """Returns the first `count` rows, or all of them where there are fewer."""
+    return Packed(*(array[:count] for array in packed))
+
+
 def encode_prompt(tokenizer: Any, text: str, chat: bool = False) -> list[int]:
     """Token ids of a prompt, by the tokenizer's own rule for start tokens.
 

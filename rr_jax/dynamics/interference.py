@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rr_jax.data.batches import in_order
-from rr_jax.data.packing import Packed
+from rr_jax.data.packing import Packed, first_rows
 from rr_jax.lora.activations import Directions, output_energy
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import frobenius_norm
@@ -41,7 +41,7 @@ def output_ratio(
 ) -> dict[str, np.ndarray]:
     """sqrt(E|x_retain dW|^2 / E|x_forget dW|^2), {module: [L]}: 0 where the update leaves retain inputs alone, 1 where it
     acts on them as on those of the forget data. 0 where it acts on neither."""
-    energies = [output_energy(params, adapter, _first(rows), config) for rows in (retain, forget)]
+    energies = [output_energy(params, adapter, first_rows(rows, ROWS), config) for rows in (retain, forget)]
     return {
         name: np.sqrt(kept / np.where(energies[1][name] > 0, energies[1][name], np.inf))
         for name, kept in energies[0].items()
@@ -65,7 +65,7 @@ def gradient_cosine(
     gradients = []
     for rows in (retain, forget):
         total: Any = None
-        for batch in in_order(_first(rows), BATCH):
+        for batch in in_order(first_rows(rows, ROWS), BATCH):
             found = _gradient(params, start, batch, config, scale)
             total = found if total is None else jax.tree.map(jnp.add, total, found)
         gradients.append(jax.device_get(total))
@@ -119,10 +119,6 @@ def layer_values(measures: Layers) -> dict[str, float]:
 def by_layer(values: dict[str, Any]) -> dict[str, list[float]]:
     """{module: [L]} as plain numbers."""
     return {name: np.asarray(value, float).tolist() for name, value in values.items()}
-
-
-def _first(rows: Packed) -> Packed:
-    return Packed(*(array[:ROWS] for array in rows))
 
 
 @jax.jit

@@ -56,11 +56,6 @@ def negate(adapter: Adapter) -> Adapter:
     return scale_adapter(adapter, -1.0)
 
 
-def subtract(minuend: Adapter, subtrahend: Adapter) -> Adapter:
-    """minuend - subtrahend, exactly; see `add`."""
-    return add(minuend, negate(subtrahend))
-
-
 def ext_sub(expert: Adapter, anti: Adapter, alpha: float | jax.Array) -> Adapter:
     """Extraction before subtraction (Hu et al., AAAI 2024): removes from the expert what only the anti-expert has.
 

@@ -7,7 +7,7 @@ shows that anything was removed. Only here, and in baselines, is the true forget
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from rr_jax.random import derive_seed, stream
 from rr_jax.reporting.page import write_report
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.context import released_model
-from rr_jax.runs.loop import load_deltas, load_model
+from rr_jax.runs.loop import Progress, load_deltas, load_model
 from rr_jax.runs.results import AttackResult, Metrics, Relearning, RunSummary
 from rr_jax.tasks.base import Evaluation, Task
 from rr_jax.tasks.evaluation import evaluate_task
@@ -38,7 +38,6 @@ GROUPS: dict[int, int | None] = {8: None, 4: 64}  # bits -> inputs that share a 
 CLAIM = "what stays low is suppressed under this protocol; it is not shown to be removed"
 MISSING = "how fast a model that never knew the target would learn it: that takes a base model trained without it"
 
-Progress = Callable[[str, int, int], None]
 Models = dict[str, LanguageModel]  # "base", if compared, and "released"
 
 

@@ -6,7 +6,7 @@ share their decoding (`generation.points`). No point of the grid merges weights;
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from rr_jax.data.packing import Packed
-from rr_jax.dynamics.loss_surface import check_grid, loss_surface
+from rr_jax.dynamics.surface import check_grid, loss_surface
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.generation.points import models_at
 from rr_jax.lora.adapter import scale_adapter
@@ -27,7 +27,7 @@ from rr_jax.runs.checkpoint import Checkpoints, Stage, stage_number
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.context import Context
 from rr_jax.runs.folder import write_json, write_text
-from rr_jax.runs.loop import load_deltas, load_model
+from rr_jax.runs.loop import Progress, load_deltas, load_model
 from rr_jax.runs.stages.rows import forget_rows, held_out_rows
 from rr_jax.tasks.base import Revealed, Task
 from rr_jax.tasks.evaluation import evaluate_task
@@ -42,8 +42,6 @@ PROMPTS = {
     "shuffled": "other prompts",
 }
 REACH = 1.5  # how far those go, as a multiple of the chosen strength
-
-Progress = Callable[[str, int, int], None]
 
 
 def draw_surface(

@@ -42,10 +42,11 @@ def make_step(loss, optimizer):
 
         params = collectives.varying(state["params"], axis_name)
         (value, weight), gradient = jax.value_and_grad(local_sum, has_aux=True)(params)
-        value, gradient = collectives.weighted_mean((value, gradient), weight, axis_name)
+        value, gradient, weight = collectives.total((value, gradient, weight), axis_name)
+        value, gradient = jax.tree.map(lambda leaf: leaf / weight, (value, gradient))
         updates, moments = optimizer.update(gradient, state["moments"], state["params"])
         state = {"params": optax.apply_updates(state["params"], updates), "moments": moments}
-        return state, {"loss": value, "weight": collectives.total(weight, axis_name)}
+        return state, {"loss": value, "weight": weight}
 
     return step
 
