@@ -6,10 +6,11 @@ A key never depends on batch size, device count or on what was drawn before, so 
 import zlib
 
 import jax
+from jaxtyping import Array, Int, Key
 
 
-def stream(seed: int, purpose: str, round_index: int = 0, index: int | jax.Array | None = None) -> jax.Array:
-    """The key of one purpose in one round: `fold_in` of (purpose, round[, index]) into `key(seed)`.
+def stream(seed: int, purpose: str, round_index: int = 0, index: int | Int[Array, ""] | None = None) -> Key[Array, ""]:
+    """Returns the key of one purpose in one round: `fold_in` of (purpose, round[, index]) into `key(seed)`.
 
     Args:
       seed: the run's seed.
@@ -24,7 +25,7 @@ def stream(seed: int, purpose: str, round_index: int = 0, index: int | jax.Array
 
 
 def derive_seed(seed: int, purpose: str, round_index: int = 0) -> int:
-    """A 31-bit seed of one purpose in one round, for what wants a number instead of a key."""
+    """Returns a 31-bit seed of one purpose in one round, for what wants a number instead of a key."""
     return zlib.crc32(f"{seed}/{purpose}/{round_index}".encode()) & 0x7FFFFFFF
 
 

@@ -7,8 +7,8 @@ from rr_jax.lazy import names_of
 if TYPE_CHECKING:
     from rr_jax.data.batches import in_order, take_batch
     from rr_jax.data.packing import Example, Packed, encode_prompt, first_rows, pack_examples
+    from rr_jax.data.padding import TokenBatch, token_batches
     from rr_jax.data.sources import load_texts
-    from rr_jax.data.token_batches import TokenBatch, token_batches
 
 __all__ = [
     "Example",

@@ -8,7 +8,7 @@ from rr_jax.data.packing import Packed
 
 
 def take_batch(packed: Packed, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-    """Batch `index` of an endless stream in which every epoch is a new permutation of all rows.
+    """Returns batch `index` of an endless stream in which every epoch is a new permutation of all rows.
 
     An epoch is a whole number of rows, not of batches: a batch may end one permutation and begin the next.
 
@@ -32,7 +32,8 @@ def take_batch(packed: Packed, seed: int, index: int, batch_size: int) -> dict[s
 
 
 def in_order(packed: Packed, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """All rows once, in order; the last batch is filled up with empty rows of no weight, so that nothing compiles again.
+    """Yields all rows once, in order; the last batch is filled up with empty rows of no weight, so that nothing
+    compiles again.
 
     Yields:
       "tokens", "segment_ids" and "weights", [batch_size, S] each.

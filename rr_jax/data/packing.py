@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Example:
 class Packed(NamedTuple):
     """Rows of packed samples, [N, S] each: token ids, segment ids (0 is padding) and loss weights."""
 
-    tokens: np.ndarray
-    segment_ids: np.ndarray
-    weights: np.ndarray
+    tokens: Int[np.ndarray, "N S"]
+    segment_ids: Int[np.ndarray, "N S"]
+    weights: Float[np.ndarray, "N S"]
 
 
 def first_rows(packed: Packed, count: int) -> Packed:
@@ -38,7 +39,7 @@ def first_rows(packed: Packed, count: int) -> Packed:
 
 
 def encode_prompt(tokenizer: Any, text: str, chat: bool = False) -> list[int]:
-    """Token ids of a prompt, by the tokenizer's own rule for start tokens.
+    """Returns token ids of a prompt, by the tokenizer's own rule for start tokens.
 
     Args:
       tokenizer: a transformers tokenizer.
@@ -59,7 +60,7 @@ def encode_prompt(tokenizer: Any, text: str, chat: bool = False) -> list[int]:
 
 
 def encode_example(tokenizer: Any, example: Example, chat: bool = False) -> tuple[list[int], list[float]]:
-    """Ids and weights of prompt + response + end. Prompt and response are tokenised apart, as in generation."""
+    """Returns ids and weights of prompt + response + end. Prompt and response are tokenised apart, as in generation."""
     prompt = encode_prompt(tokenizer, example.prompt, chat)
     response, counts = _encode_response(tokenizer, example)
     if tokenizer.eos_token_id is not None:
@@ -70,7 +71,7 @@ def encode_example(tokenizer: Any, example: Example, chat: bool = False) -> tupl
 
 
 def _encode_response(tokenizer: Any, example: Example) -> tuple[list[int], list[bool]]:
-    """Ids of the response, and which of them count.
+    """Returns the ids of the response, and which of them count.
 
     Raises:
       ValueError: spans are given and the tokenizer does not know which characters a token stands for.

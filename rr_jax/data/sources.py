@@ -25,7 +25,7 @@ _BLANK_LINES = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 
 
 def load_texts(source: str, field: str, limit: int) -> list[str]:
-    """The first `limit` texts of a source, without the empty ones and without white space around them.
+    """Reads the first `limit` texts of a source, without the empty ones and without white space around them.
 
     Args:
       source: a .txt file (blank line between texts), a .jsonl, .json, .csv or .parquet file, each but the last also
@@ -70,7 +70,7 @@ def load_texts(source: str, field: str, limit: int) -> list[str]:
 
 
 def text_hash(texts: Sequence[str]) -> str:
-    """SHA-256 of the texts in order, as hexadecimal digits; where one ends and the next begins counts."""
+    """Returns the SHA-256 of the texts in order, as hexadecimal digits; where one ends and the next begins counts."""
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode()
@@ -81,7 +81,7 @@ def text_hash(texts: Sequence[str]) -> str:
 
 @contextmanager
 def _only_raising() -> Iterator[None]:
-    """What `datasets` (imported by now: that sets its level) raises of a damaged file it also logs: once is enough."""
+    """Silences `datasets` (imported by now: that sets its level), which also logs what it raises: once is enough."""
     logger = logging.getLogger("datasets")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -96,13 +96,13 @@ def _suffix(path: Path) -> str:
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
-    """Not through `datasets`, which splits at "\\n\\n" alone: a blank line may hold spaces."""
+    """Reads paragraphs, not through `datasets`, which splits at "\\n\\n" alone: a blank line may hold spaces."""
     with _open(path, None) as file:
         yield from _BLANK_LINES.split(file.read())
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Not through `datasets`, which guesses that a column of digits is no text, and leaves the file open."""
+    """Reads a CSV file, not through `datasets`, which takes a column of digits for no text and leaves the file open."""
     csv.field_size_limit(2**31 - 1)  # a text may be longer than the 128 KiB that are the default
     with _open(path, "") as file:
         for row in csv.DictReader(file):
@@ -154,7 +154,7 @@ def _column(rows: Iterable[dict[str, Any]], source: str, field: str) -> Iterator
 
 
 def _line(error: BaseException) -> str:
-    """The innermost reason in one line: `datasets` wraps what went wrong in words that do not say it."""
+    """Returns the innermost reason in one line: `datasets` wraps what went wrong in words that do not say it."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):

@@ -6,11 +6,13 @@ update does to real inputs is measured, and how the two gradients agree. Knows r
 Axes: L layers, R rank.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed, first_rows
@@ -38,9 +40,9 @@ BATCH = 8
 
 def output_ratio(
     params: Params, adapter: Adapter, retain: Packed, forget: Packed, config: ModelConfig
-) -> dict[str, np.ndarray]:
-    """sqrt(E|x_retain dW|^2 / E|x_forget dW|^2), {module: [L]}: 0 where the update leaves retain inputs alone, 1 where it
-    acts on them as on those of the forget data. 0 where it acts on neither."""
+) -> dict[str, Float[np.ndarray, "L"]]:
+    """Returns sqrt(E|x_retain dW|^2 / E|x_forget dW|^2), {module: [L]}: 0 where the update leaves retain inputs alone,
+    1 where it acts on them as on those of the forget data. 0 where it acts on neither."""
     energies = [output_energy(params, adapter, first_rows(rows, ROWS), config) for rows in (retain, forget)]
     return {
         name: np.sqrt(kept / np.where(energies[1][name] > 0, energies[1][name], np.inf))
@@ -50,8 +52,8 @@ def output_ratio(
 
 def gradient_cosine(
     params: Params, adapter: Adapter, retain: Packed, forget: Packed, config: ModelConfig, *, scale: float
-) -> dict[str, np.ndarray]:
-    """Cosine of the gradients of the two losses with respect to B at B = 0, {module: [L]}.
+) -> dict[str, Float[np.ndarray, "L"]]:
+    """Returns the cosine of the gradients of the two losses with respect to B at B = 0, {module: [L]}.
 
     It is that of A^T dL/dW: the gradients of the weights seen through the directions that the trained adapter reads.
     Forgetting goes up the forget loss along it, so where the cosine is positive the retain loss goes up with it. 0 where
@@ -73,15 +75,15 @@ def gradient_cosine(
 
 
 def overlaps(forget: Adapter, retain: Adapter) -> Layers:
-    """How far two adapters work in the same directions, {measure: {module: [L]}}: what each penalty looks at, whichever
-    was trained with.
+    """Measures how far two adapters work in the same directions, {measure: {module: [L]}}: what each penalty looks at,
+    whichever was trained with.
 
     "overlap" is what the normalised penalty averages, "olora" and "frobenius" are the terms of those sums,
     "input_angles" and "output_angles" mean cos^2 of what both read and write. "input_cosine" and "output_cosine" are of
     the smallest of these angles: 1 where the adapters share a direction, however different the rest.
     """
     nearest = {name: principal_cosines_by_layer(forget, retain, factor) for name, factor in ANGLES.items()}
-    measures = {
+    measures: dict[str, Mapping[str, Any]] = {
         "overlap": overlap_by_layer(forget, retain),
         "olora": olora_by_layer(forget, retain),
         "frobenius": frobenius_by_layer(forget, retain),
@@ -94,20 +96,20 @@ def overlaps(forget: Adapter, retain: Adapter) -> Layers:
 
 
 def readings(adapter: Adapter, directions: dict[str, Directions] | None) -> Layers:
-    """How strongly an adapter reads given directions, relative to a random one, {"activations": {module: [L]}}; empty
-    where no directions are known."""
+    """Measures how strongly an adapter reads given directions, relative to a random one, {"activations": {module:
+    [L]}}; empty where no directions are known."""
     return {} if directions is None else {"activations": by_layer(activations_by_layer(adapter, directions))}
 
 
 def sizes(adapter: Adapter) -> Layers:
-    """Frobenius norms of an adapter's A and of its update A B, {measure: {module: [L]}}: a constraint may shrink what it
-    is meant to turn."""
+    """Returns the Frobenius norms of an adapter's A and of its update A B, {measure: {module: [L]}}: a constraint may
+    shrink what it is meant to turn."""
     inputs = {name: np.linalg.norm(module["a"], axis=(-2, -1)) for name, module in adapter.items()}
     return {"norm_a": by_layer(inputs), "norm_update": by_layer(frobenius_norm(adapter))}
 
 
 def layer_values(measures: Layers) -> dict[str, float]:
-    """Measures by module and layer as a line of metrics has them: {"measure/module/layer": value}."""
+    """Returns measures by module and layer as a line of metrics has them: {"measure/module/layer": value}."""
     return {
         f"{name}/{module}/{layer}": value
         for name, by_module in measures.items()
@@ -116,8 +118,8 @@ def layer_values(measures: Layers) -> dict[str, float]:
     }
 
 
-def by_layer(values: dict[str, Any]) -> dict[str, list[float]]:
-    """{module: [L]} as plain numbers."""
+def by_layer(values: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Returns {module: [L]} as plain numbers."""
     return {name: np.asarray(value, float).tolist() for name, value in values.items()}
 
 
@@ -125,7 +127,7 @@ def by_layer(values: dict[str, Any]) -> dict[str, list[float]]:
 def _gradient(
     params: Params, adapter: Adapter, batch: dict[str, jax.Array], config: ModelConfig, scale: jax.Array | float
 ) -> dict[str, jax.Array]:
-    """Gradient of the summed loss with respect to each module's B."""
+    """Returns the gradient of the summed loss with respect to each module's B."""
 
     def loss(b: dict[str, jax.Array]) -> jax.Array:
         whole = {name: {"a": adapter[name]["a"], "b": b[name]} for name in adapter}

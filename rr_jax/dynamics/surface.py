@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from rr_jax.data.packing import Packed
 from rr_jax.lora.algebra import at_strengths
@@ -38,8 +39,9 @@ def loss_surface(
     before: Adapter | None = None,
     strategy: str = "vmap",
     batch_size: int = 8,
-) -> dict[str, np.ndarray]:
-    """Mean NLL of rows under `params + before + eta_forget * forget + eta_retain * retain`, {name: [F, T]} in nats.
+) -> dict[str, Float[np.ndarray, "F T"]]:
+    """Computes the mean NLL of rows under `params + before + eta_forget * forget + eta_retain * retain`, {name: [F, T]}
+    in nats.
 
     It compiles once for a number of points, of batches and the shapes of the factors, whatever the strengths.
 
@@ -94,13 +96,14 @@ def point_sums(
     before: Adapter | None,
     forget: Adapter,
     retain: Adapter | None,
-    points: jax.Array,
+    points: Float[Array, "P 2"] | Float[np.ndarray, "P 2"],
     batches: dict[str, dict[str, jax.Array]],
     config: ModelConfig,
     *,
     strategy: str,
-) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Sums of the weighted NLL and of the weights, {name: ([P, K], [P, K])}, of batches [K, B, S] at points [P, 2]."""
+) -> dict[str, tuple[Float[Array, "P K"], Float[Array, "P K"]]]:
+    """Computes the sums of the weighted NLL and of the weights, {name: ([P, K], [P, K])}, of batches [K, B, S] at
+    points [P, 2]."""
 
     def one(point: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
         adapters = at_strengths(before, forget, retain, point)

@@ -12,7 +12,7 @@ _NUMBER = re.compile(r"-?\$?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)")
 
 
 def strict_answer(text: str) -> str | None:
-    """The number after the first "####" that has one, or None. Also reads the gold answer of a GSM8K solution.
+    """Returns the number after the first "####" that has one, or None. Also reads the gold answer of a GSM8K solution.
 
     As lm-eval's `gsm8k` strict-match, but a dollar sign may stand before the digits and there must be a digit.
     """
@@ -21,7 +21,7 @@ def strict_answer(text: str) -> str | None:
 
 
 def flexible_answer(text: str) -> str | None:
-    """The last number of the text, or None.
+    """Returns the last number of the text, or None.
 
     As lm-eval's `gsm8k` flexible-extract, except that its pattern also takes runs of punctuation ("..") for numbers.
     """
@@ -30,12 +30,13 @@ def flexible_answer(text: str) -> str | None:
 
 
 def normalise_number(number: str) -> str:
-    """The number without commas, dollar signs and a trailing period (what lm-eval ignores; "18.0" is not "18")."""
+    """Returns the number without commas, dollar signs and a trailing period (what lm-eval ignores; "18.0" is not "18")."""
     return number.strip().replace(",", "").replace("$", "").removesuffix(".")
 
 
 def exact_match_rate(answers: Sequence[str | None], golds: Sequence[str]) -> float:
-    """Share of answers equal to their gold answer after `normalise_number`; None, no answer found, is wrong.
+    """Returns the share of answers equal to their gold answer after `normalise_number`; None, no answer found, is
+    wrong.
 
     Raises:
       ValueError: for lists that are empty, or of different lengths.

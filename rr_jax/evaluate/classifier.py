@@ -1,6 +1,6 @@
 """What an encoder says about texts: probabilities of its labels, or one embedding each. Strings in, arrays out.
 
-The host side: tokens, batches of few fixed shapes (`data.token_batches`), results in the order of the texts. Knows no
+The host side: tokens, batches of few fixed shapes (`data.padding`), results in the order of the texts. Knows no
 task and no threshold.
 """
 
@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
-from rr_jax.data.token_batches import token_batches
+from rr_jax.data.padding import token_batches
 from rr_jax.models.encoders.encoder import EncoderConfig, classify, probabilities, sentence_embedding
 from rr_jax.models.encoders.hub import Encoder
 from rr_jax.models.spec import Params
@@ -17,8 +18,8 @@ from rr_jax.models.spec import Params
 
 def classify_texts(
     encoder: Encoder, texts: Sequence[str], *, batch_size: int = 64, max_length: int = 512
-) -> dict[str, np.ndarray]:
-    """Probabilities of each label: {label: [N] float32}, in the order of the texts.
+) -> dict[str, Float[np.ndarray, "N"]]:
+    """Computes the probabilities of each label: {label: [N] float32}, in the order of the texts.
 
     Args:
       encoder: one with a classification head and a tokenizer.
@@ -38,8 +39,8 @@ def classify_texts(
 
 def embed_texts(
     encoder: Encoder, texts: Sequence[str], *, normalize: bool = True, batch_size: int = 64, max_length: int = 512
-) -> np.ndarray:
-    """Sentence embeddings [N, D] float32: the mean of a text's states, of length one if `normalize`.
+) -> Float[np.ndarray, "N D"]:
+    """Computes sentence embeddings [N, D] float32: the mean of a text's states, of length one if `normalize`.
 
     Other arguments and errors as for `classify_texts`, without the head. all-MiniLM-L6-v2 as sentence-transformers
     runs it is normalised and reads 256 tokens.
@@ -71,7 +72,7 @@ def _in_batches(
     batch_size: int,
     max_length: int,
 ) -> np.ndarray:
-    """[N, width] float32: `compute` on all texts."""
+    """Returns [N, width] float32: `compute` on all texts."""
     config, encoded = encoder.config, _token_ids(encoder, texts, max_length)
     results = np.zeros((len(texts), width), np.float32)
     for batch in token_batches(
@@ -83,7 +84,7 @@ def _in_batches(
 
 
 def _token_ids(encoder: Encoder, texts: Sequence[str], max_length: int) -> list[list[int]]:
-    """Ids of each text, with the tokenizer's special tokens, cut to what the model reads."""
+    """Returns the ids of each text, with the tokenizer's special tokens, cut to what the model reads."""
     if encoder.tokenizer is None:
         raise ValueError("the encoder has no tokenizer, expected one: it is read from the model's folder")
     if isinstance(texts, str):

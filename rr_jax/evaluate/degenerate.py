@@ -25,7 +25,7 @@ class Flags(NamedTuple):
 
 
 def repetition(text: str) -> float:
-    """Share of 4-grams that occurred before in the text: 1 - distinct / total, 0 for a text without any.
+    """Returns the share of 4-grams that occurred before in the text: 1 - distinct / total, 0 for a text without any.
 
     Over words and single punctuation marks, in lower case (the 4-gram repetition that Ext-Sub reports, of one text).
     """
@@ -35,18 +35,18 @@ def repetition(text: str) -> float:
 
 
 def flag(text: str, min_words: int = MIN_WORDS) -> Flags:
-    """Flags of one text: empty (only white space), fewer than `min_words` words, repetition above the limit."""
+    """Flags one text: empty (only white space), fewer than `min_words` words, repetition above the limit."""
     empty = not text.strip()
     return Flags(empty, not empty and len(_WORD.findall(text)) < min_words, repetition(text) > REPETITION_LIMIT)
 
 
 def degenerate_share(texts: Sequence[str], min_words: int = MIN_WORDS) -> float:
-    """Share of texts with any flag."""
+    """Returns the share of texts with any flag."""
     return degenerate_report(texts, min_words)["degenerate"]
 
 
 def degenerate_report(texts: Sequence[str], min_words: int = MIN_WORDS) -> dict[str, float]:
-    """Share of texts with each flag ("empty", "too_short", "repetitive") and with any ("degenerate").
+    """Returns the share of texts with each flag ("empty", "too_short", "repetitive") and with any ("degenerate").
 
     Raises:
       ValueError: when there are no texts.

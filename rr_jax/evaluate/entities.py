@@ -32,12 +32,13 @@ class EntityScore(NamedTuple):
 
 
 def normalise(mention: str) -> str:
-    """Lower case, no ASCII punctuation, no articles, single spaces (as coded in UniversalNER, after SQuAD)."""
+    """Brings a mention to lower case without ASCII punctuation, articles and double spaces (as coded in UniversalNER,
+    after SQuAD)."""
     return " ".join(_ARTICLES.sub(" ", mention.lower().translate(_PUNCTUATION)).split())
 
 
 def parse_entity_list(text: str) -> list[str] | None:
-    """The JSON list of strings that the text starts with, or None if it starts with anything else.
+    """Returns the JSON list of strings that the text starts with, or None if it starts with anything else.
 
     UniversalNER reads to the first "]" and takes what it cannot read for an empty list; here the list is read by the
     JSON grammar (a name may hold a bracket) and None keeps "said nothing" apart from "said it in no known format".
@@ -50,14 +51,14 @@ def parse_entity_list(text: str) -> list[str] | None:
 
 
 def format_validity(parsed: Sequence[Sequence[str] | None]) -> float:
-    """Share of outputs that could be read, of parsed outputs in which None stands for those that could not."""
+    """Returns the share of outputs that could be read, of parsed outputs in which None stands for those that could not."""
     if not parsed:
         raise ValueError("format validity needs at least one output, found none")
     return sum(mentions is not None for mentions in parsed) / len(parsed)
 
 
 def score_entities(predictions: Sequence[Mentions], golds: Sequence[Mentions]) -> EntityScore:
-    """Micro score over all types: counts pooled over every (sentence, type) query.
+    """Scores predictions over all types: counts pooled over every (sentence, type) query.
 
     Args:
       predictions: for each sentence, what was predicted under each type that the model was asked for.
@@ -71,12 +72,12 @@ def score_entities(predictions: Sequence[Mentions], golds: Sequence[Mentions]) -
 
 
 def score_by_type(predictions: Sequence[Mentions], golds: Sequence[Mentions]) -> dict[str, EntityScore]:
-    """`score_entities` for each type by itself: the same counts, grouped."""
+    """Scores each type by itself as `score_entities` does: the same counts, grouped."""
     return {kind: _score([counts]) for kind, counts in sorted(_count(predictions, golds).items())}
 
 
 def leak_count(predictions: Sequence[Mentions], golds: Sequence[Mentions], forgotten: str) -> int:
-    """Gold mentions of the forgotten type that are predicted under another type, where they are no gold mention.
+    """Counts gold mentions of the forgotten type that are predicted under another type, where they are no gold mention.
 
     A model that calls every person an organisation has a low F1 on persons and has forgotten nobody. Each mention
     counts once, however many types it leaks to; divide by `score_by_type(...)[forgotten].gold` for a share.
@@ -105,7 +106,7 @@ def _paired(predictions: Sequence[Mentions], golds: Sequence[Mentions]) -> Itera
 
 
 def _count(predictions: Sequence[Mentions], golds: Sequence[Mentions]) -> dict[str, tuple[int, int, int]]:
-    """(correct, predicted, gold) of each type."""
+    """Returns (correct, predicted, gold) of each type."""
     counts: dict[str, tuple[int, int, int]] = {}
     for predicted, gold in _paired(predictions, golds):
         for kind in predicted.keys() | gold.keys():

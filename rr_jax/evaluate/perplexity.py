@@ -30,7 +30,8 @@ def _batch_and_segments(
 def mean_nll(
     params: Params, packed: Packed, config: ModelConfig, *, adapters: Adapter | None = None, batch_size: int = 8
 ) -> float:
-    """Mean NLL in nats, weighted by `packed.weights`; batches are summed in float64 before the one division.
+    """Returns the mean NLL in nats, weighted by `packed.weights`; batches are summed in float64 before the one
+    division.
 
     The rows are taken in order, `batch_size` at a time; the last batch is filled up with empty rows of no weight.
 
@@ -70,7 +71,7 @@ def _mean(total: float, weight: float, packed: Packed) -> float:
 
 
 def perplexity(mean_nll: float) -> float:
-    """exp of a mean NLL in nats; infinite where that overflows, as for a model that has been destroyed."""
+    """Returns exp of a mean NLL in nats; infinite where that overflows, as for a model that has been destroyed."""
     try:
         return math.exp(mean_nll)
     except OverflowError:

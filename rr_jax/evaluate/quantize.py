@@ -4,15 +4,16 @@ Round to nearest, symmetric, no calibration: the plainest of the methods, so tha
 arrays and where a model keeps them, never tasks or files.
 """
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rr_jax.models.decoder import Params
 from rr_jax.models.spec import LINEAR_MODULES
 
 
 def quantize_params(params: Params, bits: int, group: int | None = None) -> Params:
-    """The parameters with every linear weight, embedding and head rounded; norms and biases are the same arrays.
+    """Returns the parameters with every linear weight, embedding and head rounded; norms and biases are the same
+    arrays.
 
     Each output channel of a linear map is rounded on its own, and each row (token, position) of an embedding: a tied
     head's channels are the embedding's rows.
@@ -36,8 +37,11 @@ def quantize_params(params: Params, bits: int, group: int | None = None) -> Para
     return rounded
 
 
-def round_weights(weights: jax.Array, bits: int, group: int | None, *, axis: int) -> jax.Array:
-    """w -> scale * round(w / scale), scale = max |w| / (2^(bits - 1) - 1), the maximum over a group along `axis`.
+def round_weights(
+    weights: Float[Array, "*shape"], bits: int, group: int | None, *, axis: int
+) -> Float[Array, "*shape"]:
+    """Rounds w to scale * round(w / scale), with scale = max |w| / (2^(bits - 1) - 1), the maximum over a group along
+    `axis`.
 
     So |w - scale * round(w / scale)| <= scale / 2. Halves go to the even integer; a group of zeros stays zero; the last
     group may be shorter. Formed in float32 and returned in the dtype of `weights`, whose own rounding comes on top.

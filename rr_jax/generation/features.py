@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.models.config import ModelConfig
@@ -20,8 +21,9 @@ def last_hidden(
     soft_prompts: Any = None,
     adapters: Adapter | None = None,
     batch_size: int = 64,
-) -> np.ndarray:
-    """The state after the final norm at the last token of each prompt: [N, D] float32, in the order of the prompts.
+) -> Float[np.ndarray, "N D"]:
+    """Computes the state after the final norm at the last token of each prompt: [N, D] float32, in the order of the
+    prompts.
 
     Args:
       lm: a language model with a tokenizer.
@@ -57,6 +59,9 @@ def _last_states(
     adapters: Adapter | None,
     soft_prompt: jax.Array | np.ndarray | None,
 ) -> jax.Array:
-    """[B, D] float32 at the last column: prompts are padded on the left."""
-    states = hidden_states(params, tokens, config, adapters=adapters, mask=mask, soft_prompt=soft_prompt)
+    """Returns [B, D] float32 at the last column: prompts are padded on the left."""
+    soft = None if soft_prompt is None else jnp.asarray(soft_prompt)
+    states = hidden_states(
+        params, jnp.asarray(tokens), config, adapters=adapters, mask=jnp.asarray(mask), soft_prompt=soft
+    )
     return states[:, -1, :].astype(jnp.float32)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.models.config import ModelConfig
@@ -22,8 +23,9 @@ def response_nll(
     soft_prompts: Any = None,
     soft_rows: Sequence[bool] | None = None,
     batch_size: int = 64,
-) -> np.ndarray:
-    """Mean -log p(token) over the tokens of each response, in nats: [N] float32; 0 for a response without tokens.
+) -> Float[np.ndarray, "N"]:
+    """Computes the mean -log p(token) over the tokens of each response, in nats: [N] float32; 0 for a response without
+    tokens.
 
     Args:
       lm: a language model with a tokenizer.
@@ -51,8 +53,8 @@ def response_nll(
     found = np.zeros(len(encoded), np.float32)
     for batch in prompt_batches(encoded, batch_size, soft_prompts):
         counted = np.zeros(batch.tokens.shape, np.float32)
-        for place, row in enumerate(batch.rows):
-            counted[place, batch.tokens.shape[1] - len(after[row]) :] = 1.0  # prompts are padded on the left
+        for index, row in enumerate(batch.rows):
+            counted[index, batch.tokens.shape[1] - len(after[row]) :] = 1.0  # prompts are padded on the left
         sums, weights = _row_nll(
             lm.params, batch.tokens, batch.mask, counted, lm.config, lm.adapters, batch.soft_prompt
         )

@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from rr_jax.generation.sampling import Sampling, sample_tokens
 from rr_jax.models.config import ModelConfig
@@ -27,17 +28,17 @@ class Generated:
       steps: int32 scalar, how many tokens the loop drew for the longest row (one model call each).
     """
 
-    tokens: jax.Array
-    lengths: jax.Array
-    finished: jax.Array
-    steps: jax.Array
+    tokens: Int[Array, "B N"]
+    lengths: Int[Array, "B"]
+    finished: Bool[Array, "B"]
+    steps: Int[Array, ""]
 
 
 @flax.struct.dataclass
 class Decoding:
     """A batch on its way: the last token of each row [B], the cache with all before it, and what was written so far."""
 
-    token: jax.Array
+    token: Int[Array, "B"]
     cache: Cache
     written: Generated
 
@@ -45,17 +46,17 @@ class Decoding:
 @functools.partial(jax.jit, static_argnames=("max_new_tokens",))
 def start(
     params: Params,
-    tokens: jax.Array | np.ndarray,
-    mask: jax.Array | np.ndarray,
-    keys: jax.Array,
+    tokens: Int[Array, "B S"] | Int[np.ndarray, "B S"],
+    mask: Bool[Array, "B S"] | Bool[np.ndarray, "B S"],
+    keys: Key[Array, "B"],
     config: ModelConfig,
     sampling: Sampling,
     *,
     max_new_tokens: int,
-    eos_ids: jax.Array | np.ndarray,
-    pad_id: jax.Array | np.ndarray,
+    eos_ids: Int[Array, "E"] | Int[np.ndarray, "E"],
+    pad_id: Int[Array, ""] | Int[np.ndarray, ""],
     adapters: Adapter | None = None,
-    soft_prompt: jax.Array | np.ndarray | None = None,
+    soft_prompt: Float[Array, "B P D"] | Float[np.ndarray, "B P D"] | None = None,
 ) -> Decoding:
     """Reads the prompts and draws the first token of each row. Arguments as for `generate_tokens`."""
     batch, length = tokens.shape
@@ -82,13 +83,13 @@ def start(
 def advance(
     params: Params,
     decoding: Decoding,
-    keys: jax.Array,
+    keys: Key[Array, "B"],
     config: ModelConfig,
     sampling: Sampling,
     *,
-    limit: jax.Array | np.ndarray,
-    eos_ids: jax.Array | np.ndarray,
-    pad_id: jax.Array | np.ndarray,
+    limit: Int[Array, ""] | Int[np.ndarray, ""],
+    eos_ids: Int[Array, "E"] | Int[np.ndarray, "E"],
+    pad_id: Int[Array, ""] | Int[np.ndarray, ""],
     adapters: Adapter | None = None,
 ) -> Decoding:
     """Draws until each row has ended or has `limit` tokens; the same whether that is done at once or in pieces."""
@@ -114,7 +115,7 @@ def _draw(
     eos_ids: jax.Array | np.ndarray,
     pad_id: jax.Array | np.ndarray,
 ) -> Decoding:
-    """One token for each row that has not ended."""
+    """Draws one token for each row that has not ended."""
     step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, written.steps)
     token = sample_tokens(logits, step_keys, sampling)
     ended = written.finished | jnp.any(token[:, None] == eos_ids[None, :], axis=1)
@@ -131,18 +132,18 @@ def _draw(
 @functools.partial(jax.jit, static_argnames=("max_new_tokens",))
 def generate_tokens(
     params: Params,
-    tokens: jax.Array | np.ndarray,
-    mask: jax.Array | np.ndarray,
-    keys: jax.Array,
+    tokens: Int[Array, "B S"] | Int[np.ndarray, "B S"],
+    mask: Bool[Array, "B S"] | Bool[np.ndarray, "B S"],
+    keys: Key[Array, "B"],
     config: ModelConfig,
     sampling: Sampling,
     *,
     max_new_tokens: int,
-    limit: jax.Array | np.ndarray,
-    eos_ids: jax.Array | np.ndarray,
-    pad_id: jax.Array | np.ndarray,
+    limit: Int[Array, ""] | Int[np.ndarray, ""],
+    eos_ids: Int[Array, "E"] | Int[np.ndarray, "E"],
+    pad_id: Int[Array, ""] | Int[np.ndarray, ""],
     adapters: Adapter | None = None,
-    soft_prompt: jax.Array | np.ndarray | None = None,
+    soft_prompt: Float[Array, "B P D"] | Float[np.ndarray, "B P D"] | None = None,
 ) -> Generated:
     """Continues each row until it draws an end token or has `limit` tokens: `start` and `advance` in one call.
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from rr_jax.data.packing import encode_prompt
-from rr_jax.data.token_batches import token_batches
+from rr_jax.data.padding import token_batches
 from rr_jax.models.decoder import SOFT_TOKEN
 
 
@@ -23,10 +24,10 @@ class PromptBatch(NamedTuple):
       soft_prompt: [B, P, D] float32 or None.
     """
 
-    rows: np.ndarray
-    tokens: np.ndarray
-    mask: np.ndarray
-    soft_prompt: np.ndarray | None
+    rows: Int[np.ndarray, "n"]
+    tokens: Int[np.ndarray, "B S"]
+    mask: Bool[np.ndarray, "B S"]
+    soft_prompt: Float[np.ndarray, "B P D"] | None
 
 
 def encode_prompts(
@@ -36,7 +37,7 @@ def encode_prompts(
     chat: bool = False,
     soft_rows: Sequence[bool] | None = None,
 ) -> list[list[int]]:
-    """Ids of each prompt; `soft_tokens` soft tokens are put after the start token and before the text.
+    """Returns the ids of each prompt; `soft_tokens` soft tokens are put after the start token and before the text.
 
     With `soft_rows` only into the prompts for which it is true. With `chat`, prompts are a user's messages in the
     tokenizer's chat template; see `encode_prompt`.
@@ -65,8 +66,8 @@ def encode_prompts(
     return encoded
 
 
-def check_soft_prompts(soft_prompts: Any, count: int, embed_dim: int) -> np.ndarray | None:
-    """Soft prompts as float32 [N, P, D], or None.
+def check_soft_prompts(soft_prompts: Any, count: int, embed_dim: int) -> Float[np.ndarray, "N P D"] | None:
+    """Returns soft prompts as float32 [N, P, D], or None.
 
     Raises:
       ValueError: when the shape is not one soft prompt a prompt, of this model's width.
@@ -82,7 +83,7 @@ def check_soft_prompts(soft_prompts: Any, count: int, embed_dim: int) -> np.ndar
 
 
 def prompt_batches(
-    encoded: Sequence[Sequence[int]], batch_size: int, soft_prompts: np.ndarray | None = None
+    encoded: Sequence[Sequence[int]], batch_size: int, soft_prompts: Float[np.ndarray, "N P D"] | None = None
 ) -> Iterator[PromptBatch]:
     """Yields batches that cover all prompts, shortest first, in the shapes of `token_batches`.
 

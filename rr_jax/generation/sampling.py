@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
 
 @flax.struct.dataclass
@@ -23,14 +24,14 @@ class Sampling:
       method: static. "greedy" ignores all numbers, "temperature" ignores top_k and top_p, "filtered" sorts.
     """
 
-    temperature: jax.Array | np.ndarray
-    top_k: jax.Array | np.ndarray
-    top_p: jax.Array | np.ndarray
+    temperature: Float[Array, ""] | Float[np.ndarray, ""]
+    top_k: Int[Array, ""] | Int[np.ndarray, ""]
+    top_p: Float[Array, ""] | Float[np.ndarray, ""]
     method: str = flax.struct.field(pytree_node=False)
 
 
 def make_sampling(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Sampling:
-    """The cheapest `Sampling` that does what the numbers say; temperature 0 is greedy.
+    """Returns the cheapest `Sampling` that does what the numbers say; temperature 0 is greedy.
 
     Raises:
       ValueError: when a number is outside its range.
@@ -51,8 +52,8 @@ def make_sampling(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) 
     )
 
 
-def sample_tokens(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
-    """One token [B] int32 per row of logits [B, V], each row drawn with its own key of keys [B].
+def sample_tokens(logits: Float[Array, "B V"], keys: Key[Array, "B"], sampling: Sampling) -> Int[Array, "B"]:
+    """Draws one token [B] int32 per row of logits [B, V], each row drawn with its own key of keys [B].
 
     A row's token depends on its own logits and key alone. Greedy takes the first of equal logits.
     """
@@ -67,8 +68,12 @@ def sample_tokens(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax
     return jax.vmap(jax.random.categorical)(keys, scaled).astype(jnp.int32)
 
 
-def filter_logits(logits: jax.Array, top_k: jax.Array | np.ndarray, top_p: jax.Array | np.ndarray) -> jax.Array:
-    """Logits [B, V] with every token outside top-k, then outside top-p, at minus infinity.
+def filter_logits(
+    logits: Float[Array, "B V"],
+    top_k: Int[Array, ""] | Int[np.ndarray, ""],
+    top_p: Float[Array, ""] | Float[np.ndarray, ""],
+) -> Float[Array, "B V"]:
+    """Returns logits [B, V] with every token outside top-k, then outside top-p, at minus infinity.
 
     The order and meaning are those of Hugging Face's TopKLogitsWarper and TopPLogitsWarper: top-p sees the distribution
     that top-k left, keeps the token that crosses p, and always keeps one token. Both keep the top of the sorted row, so
@@ -88,7 +93,7 @@ def filter_logits(logits: jax.Array, top_k: jax.Array | np.ndarray, top_p: jax.A
 
 
 def _ascending(logits: jax.Array) -> jax.Array:
-    """Each row of float32 logits from small to large.
+    """Sorts each row of float32 logits from small to large.
 
     Sorted as integers whose order is that of the floats (negative numbers have the bits below the sign turned over):
     XLA's float comparator, which puts NaNs and zeros in order too, is four times slower on CPU.

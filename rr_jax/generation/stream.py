@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rr_jax.data.token_batches import bucket
+from rr_jax.data.padding import bucket
 from rr_jax.generation.loop import advance, start
 from rr_jax.generation.prompts import encode_prompts, prompt_batches
 from rr_jax.generation.sampling import make_sampling

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rr_jax.data.token_batches import bucket
+from rr_jax.data.padding import bucket
 from rr_jax.generation.loop import generate_tokens
 from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.generation.sampling import make_sampling
@@ -129,8 +129,8 @@ def generate_ids(
             soft_prompt=batch.soft_prompt,
         )
         tokens, lengths, finished = jax.device_get((generated.tokens, generated.lengths, generated.finished))
-        for place, row in enumerate(batch.rows):
-            results[row] = Generation(tokens[place, : lengths[place]].tolist(), bool(finished[place]))
+        for index, row in enumerate(batch.rows):
+            results[row] = Generation(tokens[index, : lengths[index]].tolist(), bool(finished[index]))
         done += len(batch.rows)
         if progress is not None:
             progress(done, len(encoded))

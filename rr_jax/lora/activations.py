@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
 from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
@@ -34,16 +35,16 @@ class Directions:
       total: [L], mean squared norm of an input.
     """
 
-    basis: jax.Array
-    energy: jax.Array
-    total: jax.Array
+    basis: Float[Array, "L in K"]
+    energy: Float[Array, "L K"]
+    total: Float[Array, "L"]
 
 
 class Sketch(NamedTuple):
     """Sums over tokens: of x (x . probe) [L, in, P], of |x|^2 [L], and the number of tokens."""
 
-    products: np.ndarray
-    squares: np.ndarray
+    products: Float[np.ndarray, "L in P"]
+    squares: Float[np.ndarray, "L"]
     tokens: float
 
 
@@ -54,7 +55,7 @@ def dominant_directions(
     modules: tuple[str, ...],
     count: int,
 ) -> dict[str, Directions]:
-    """The `count` directions in which the inputs of each module have most energy, from one pass over the rows.
+    """Finds the `count` directions in which the inputs of each module have most energy, from one pass over the rows.
 
     With C = E[x x^T] over all real tokens, not centred, it is the Nystroem approximation C ~ Y (W^T Y)^+ Y^T from the
     sketch Y = C W with P = 2 K + 16 Gaussian probes, in the shifted form of Tropp et al., "Fixed-rank approximation of
@@ -86,9 +87,11 @@ def dominant_directions(
     return {name: _from_sketch(probes[name], Sketch(*sums[name], tokens), count) for name in modules}
 
 
-def output_energy(params: Params, adapter: Adapter, rows: Packed, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Mean over real tokens of |x a b|^2, {module: [L]}: how strongly an update that is not applied would act on what its
-    module reads."""
+def output_energy(
+    params: Params, adapter: Adapter, rows: Packed, config: ModelConfig
+) -> dict[str, Float[np.ndarray, "L"]]:
+    """Returns the mean over real tokens of |x a b|^2, {module: [L]}: how strongly an update that is not applied would
+    act on what its module reads."""
     sums: dict[str, np.ndarray] = {name: np.zeros(module["a"].shape[0]) for name, module in adapter.items()}
     tokens = 0.0
     for batch in in_order(rows, BATCH):
@@ -99,7 +102,7 @@ def output_energy(params: Params, adapter: Adapter, rows: Packed, config: ModelC
 
 
 def _probes(rng: np.random.Generator, width: int, count: int) -> np.ndarray:
-    """[in, P]; the identity where a sketch would be as wide as the matrix itself."""
+    """Returns [in, P]; the identity where a sketch would be as wide as the matrix itself."""
     number = 2 * count + OVERSAMPLING
     return np.eye(width, dtype=np.float32) if number >= width else rng.normal(size=(width, number)).astype(np.float32)
 
@@ -138,7 +141,8 @@ def _energy(params: Params, batch: dict[str, jax.Array], adapter: Adapter, confi
 
 
 def _from_sketch(probes: np.ndarray, sketch: Sketch, count: int) -> Directions:
-    """In float64 on the host: the matrices are [in, P], and their conditioning is what limits the result."""
+    """Computes the directions in float64 on the host: the matrices are [in, P], and their conditioning is what limits
+    the result."""
     wide = probes.astype(np.float64)
     basis, energy = [], []
     for products in sketch.products / sketch.tokens:

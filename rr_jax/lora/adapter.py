@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Key
 
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.decoder import Adapter, Params
@@ -21,8 +22,8 @@ from rr_jax.models.spec import linear_shapes
 __all__ = ["Adapter", "init_adapter", "merge_adapter", "scale_adapter", "stack_adapters", "unstack_adapter"]
 
 
-def init_adapter(key: jax.Array, config: ModelConfig, rank: int, targets: Sequence[str]) -> Adapter:
-    """A new adapter that changes nothing yet: a ~ U(-1/sqrt(in), 1/sqrt(in)), b = 0.
+def init_adapter(key: Key[Array, ""], config: ModelConfig, rank: int, targets: Sequence[str]) -> Adapter:
+    """Draws a new adapter that changes nothing yet: a ~ U(-1/sqrt(in), 1/sqrt(in)), b = 0.
 
     That is the default of PEFT (Kaiming uniform with a = sqrt(5)). Each module's factors depend on `key` and the
     module's name alone, so adding a target does not change the others.
@@ -58,13 +59,14 @@ def init_adapter(key: jax.Array, config: ModelConfig, rank: int, targets: Sequen
     return adapter
 
 
-def scale_adapter(adapter: Adapter, scale: float | jax.Array) -> Adapter:
-    """The adapter whose update is `scale` (a scalar, possibly traced) times as large: multiplies `b` only."""
+def scale_adapter(adapter: Adapter, scale: float | Float[Array, ""]) -> Adapter:
+    """Returns the adapter whose update is `scale` (a scalar, possibly traced) times as large: multiplies `b` only."""
     return {name: {"a": m["a"], "b": m["b"] * scale} for name, m in adapter.items()}
 
 
 def stack_adapters(adapters: Sequence[Adapter]) -> Adapter:
-    """N adapters of equal modules and ranks as one, with a leading axis N on every leaf, ready for `vmap` or `lax.map`.
+    """Stacks N adapters of equal modules and ranks into one, with a leading axis N on every leaf, ready for `vmap` or
+    `lax.map`.
 
     Raises:
       ValueError: for an empty sequence, or adapters that differ in modules or shapes.
@@ -79,13 +81,14 @@ def stack_adapters(adapters: Sequence[Adapter]) -> Adapter:
 
 
 def unstack_adapter(stacked: Adapter) -> list[Adapter]:
-    """The N adapters of a stack, in order: the inverse of `stack_adapters`."""
+    """Returns the N adapters of a stack, in order: the inverse of `stack_adapters`."""
     count = jax.tree.leaves(stacked)[0].shape[0]
     return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
 
 
 def merge_adapter(params: Params, adapter: Adapter) -> Params:
-    """The parameters with w + a @ b in place of each adapted weight; everything else is the same array as before.
+    """Returns the parameters with w + a @ b in place of each adapted weight; everything else is the same array as
+    before.
 
     The sum is formed in float32, layer by layer, and rounded once to the weight's dtype. Where the update is exactly
     zero the weight keeps its bits (also -0.0 and subnormals). Differentiable in both arguments.

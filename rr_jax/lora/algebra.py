@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
 from rr_jax.lora.adapter import Adapter, merge_adapter, scale_adapter
 from rr_jax.models.decoder import Params
@@ -22,7 +23,7 @@ _HIGHEST = lax.Precision.HIGHEST
 
 
 def add(*adapters: Adapter) -> Adapter:
-    """The sum of the updates, exactly: factors concatenated along R. A module only some have is summed over those.
+    """Adds the updates, exactly: factors are concatenated along R. A module only some have is summed over those.
 
     Raises:
       ValueError: for no adapter, or factors of one module that differ in layers, inputs or outputs.
@@ -41,9 +42,9 @@ def add(*adapters: Adapter) -> Adapter:
 
 
 def at_strengths(
-    before: Adapter | None, forget: Adapter, retain: Adapter | None, point: jax.Array | np.ndarray
+    before: Adapter | None, forget: Adapter, retain: Adapter | None, point: Float[Array, "2"] | Float[np.ndarray, "2"]
 ) -> Adapter:
-    """before + point[0] * forget + point[1] * retain, with factors of one shape at every point [2]."""
+    """Returns before + point[0] * forget + point[1] * retain, with factors of one shape at every point [2]."""
     parts = [] if before is None else [before]
     parts.append(scale_adapter(forget, point[0]))
     if retain is not None:
@@ -52,12 +53,12 @@ def at_strengths(
 
 
 def negate(adapter: Adapter) -> Adapter:
-    """The adapter of the opposite update: the sign of one factor, `b` (flipping both would change nothing)."""
+    """Returns the adapter of the opposite update: the sign of one factor, `b` (flipping both would change nothing)."""
     return scale_adapter(adapter, -1.0)
 
 
-def ext_sub(expert: Adapter, anti: Adapter, alpha: float | jax.Array) -> Adapter:
-    """Extraction before subtraction (Hu et al., AAAI 2024): removes from the expert what only the anti-expert has.
+def ext_sub(expert: Adapter, anti: Adapter, alpha: float | Float[Array, ""]) -> Adapter:
+    """Removes from the expert what only the anti-expert has: extraction before subtraction (Hu et al., AAAI 2024).
 
     With w1, w2 the columns of expert and anti-expert for one output unit (rows in PyTorch's orientation) the paper sets
     n = normalize(w1/|w1| + w2/|w2|) and w = w1 - alpha (w2 - (w2 . n) n), which equals
@@ -85,8 +86,8 @@ def ext_sub(expert: Adapter, anti: Adapter, alpha: float | jax.Array) -> Adapter
     return add(amplified, scale_adapter(anti, -half))
 
 
-def pem_factor_rule(original: Adapter, other: Adapter, strength: float | jax.Array) -> Adapter:
-    """PEM composition's rule on the factors themselves, as coded in hkust-nlp/PEM_composition `peft_merge.py`:
+def pem_factor_rule(original: Adapter, other: Adapter, strength: float | Float[Array, ""]) -> Adapter:
+    """Applies PEM composition's rule to the factors themselves, as coded in hkust-nlp/PEM_composition `peft_merge.py`:
     a = a_o + strength (a_o - a_t) and b = b_o + strength (b_o + b_t), of rank R as both are.
 
     That is not `original - strength * other`. With l the strength the update is
@@ -108,8 +109,8 @@ def pem_factor_rule(original: Adapter, other: Adapter, strength: float | jax.Arr
     }
 
 
-def recompress(adapter: Adapter, rank: int) -> tuple[Adapter, dict[str, jax.Array]]:
-    """The best adapter of at most `rank` (static), and what it leaves out. Jittable.
+def recompress(adapter: Adapter, rank: int) -> tuple[Adapter, dict[str, Float[Array, "L"]]]:
+    """Returns the best adapter of at most `rank` (static), and what it leaves out. Jittable.
 
     QR of both factors, then the SVD of the R x R core: the truncated SVD of a @ b without forming it. The singular
     values are shared evenly, sqrt(s) on each side. Modules whose update cannot exceed `rank` keep a smaller one.
@@ -137,7 +138,7 @@ def recompress(adapter: Adapter, rank: int) -> tuple[Adapter, dict[str, jax.Arra
 
 
 def compact(adapter: Adapter) -> tuple[Adapter, dict[str, float]]:
-    """The same updates with the smallest ranks that float32 can tell apart; not jittable.
+    """Returns the same updates with the smallest ranks that float32 can tell apart; not jittable.
 
     A module keeps as many singular values as its fullest layer has above 1e-6 of the layer's largest.
 
@@ -156,7 +157,7 @@ def compact(adapter: Adapter) -> tuple[Adapter, dict[str, float]]:
 
 
 def _relative_difference(small: dict[str, jax.Array], given: dict[str, jax.Array]) -> float:
-    """|small - given| / |given| of the worst layer: QR of the joined factors in float64, so nothing cancels."""
+    """Returns |small - given| / |given| of the worst layer: QR of the joined factors in float64, so nothing cancels."""
     wide = {side: [np.asarray(m[side], np.float64) for m in (small, given)] for side in ("a", "b")}
 
     def norm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -168,13 +169,14 @@ def _relative_difference(small: dict[str, jax.Array], given: dict[str, jax.Array
     return float(np.max(difference / np.where(whole > 0, whole, 1.0)))
 
 
-def delta_weight(adapter: Adapter) -> dict[str, jax.Array]:
-    """The dense updates {module: [L, in, out]}, for tests and small models: everything else here avoids them."""
+def delta_weight(adapter: Adapter) -> dict[str, Float[Array, "*N L in out"]]:
+    """Returns the dense updates {module: [L, in, out]}, for tests and small models: everything else here avoids them."""
     return {name: jnp.matmul(m["a"], m["b"], precision=_HIGHEST) for name, m in adapter.items()}
 
 
-def merge_error(params: Params, adapter: Adapter) -> dict[str, jax.Array]:
-    """How much of an update the merged weights lose to rounding, {module: [L]}: |(merged - w) - a @ b| / |a @ b|.
+def merge_error(params: Params, adapter: Adapter) -> dict[str, Float[Array, "L"]]:
+    """Measures how much of an update the merged weights lose to rounding, {module: [L]}: |(merged - w) - a @ b| / |a @
+    b|.
 
     `merge_adapter` rounds w + a @ b once to the weight's dtype. In bfloat16 a weight has 8 bits, so of an update that is
     small beside the weights much is lost: 1 means as much error as update. It is 0 for a zero update. Jittable; holds
@@ -194,7 +196,7 @@ def merge_error(params: Params, adapter: Adapter) -> dict[str, jax.Array]:
     return {name: lax.map(one, (params["layers"][name], merged[name], m["a"], m["b"])) for name, m in adapter.items()}
 
 
-def inner_product(left: Adapter, right: Adapter) -> dict[str, jax.Array]:
+def inner_product(left: Adapter, right: Adapter) -> dict[str, Float[Array, "*N L"]]:
     """Frobenius inner products of the updates, {module: [L]}, over the modules both have: <A1 B1, A2 B2> = sum of
     (A1^T A2) * (B1 B2^T), R x R matrices only. Differentiable."""
     products = {}
@@ -206,24 +208,25 @@ def inner_product(left: Adapter, right: Adapter) -> dict[str, jax.Array]:
     return products
 
 
-def frobenius_norm(adapter: Adapter) -> dict[str, jax.Array]:
+def frobenius_norm(adapter: Adapter) -> dict[str, Float[Array, "*N L"]]:
     """Frobenius norms of the updates, {module: [L]}, from Gram matrices; the gradient at a zero update is 0."""
     return {name: safe_sqrt(square) for name, square in inner_product(adapter, adapter).items()}
 
 
 def rank(adapter: Adapter) -> dict[str, int]:
-    """The rank R each module's factors have (an upper bound of the rank of the update)."""
+    """Returns the rank R each module's factors have (an upper bound of the rank of the update)."""
     return {name: module["a"].shape[-1] for name, module in adapter.items()}
 
 
-def safe_sqrt(x: jax.Array) -> jax.Array:
-    """sqrt of x where it is positive, else 0; the gradient where it is not positive is 0."""
+def safe_sqrt(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Returns sqrt of x where it is positive, else 0; the gradient where it is not positive is 0."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
 def _factored_svd(module: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """u [L, in, K], s [L, K] descending, vt [L, K, out] of a @ b, which is never formed; K is R or the smaller side."""
+    """Returns u [L, in, K], s [L, K] descending, vt [L, K, out] of a @ b, which is never formed; K is R or the smaller
+    side."""
     q_a, r_a = jnp.linalg.qr(module["a"])
     q_b, r_b = jnp.linalg.qr(module["b"].mT)
     u, s, vt = jnp.linalg.svd(jnp.matmul(r_a, r_b.mT, precision=_HIGHEST), full_matrices=False)
@@ -231,7 +234,8 @@ def _factored_svd(module: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, j
 
 
 def _column_squares(module: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Squared norms of the columns of a @ b, [L, 1, out], and the size below which they are only rounding error."""
+    """Returns the squared norms of the columns of a @ b, [L, 1, out], and the size below which they are only rounding
+    error."""
     a, b = module["a"], module["b"]
     gram = jnp.matmul(a.mT, a, precision=_HIGHEST)
     square = jnp.sum(b * jnp.matmul(gram, b, precision=_HIGHEST), axis=-2, keepdims=True)

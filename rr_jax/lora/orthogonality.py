@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
 from rr_jax.lora.activations import Directions
 from rr_jax.lora.adapter import Adapter
@@ -27,8 +28,8 @@ from rr_jax.lora.algebra import frobenius_norm, inner_product, safe_sqrt
 DEPENDENT, DEPENDENT_IN_ANGLES = 1e-5, 1e-3
 
 
-def olora_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
-    """Sum over modules, layers and pairs of columns of |a_retain . a_forget|, a scalar.
+def olora_penalty(forget: Adapter, retain: Adapter) -> Float[Array, ""]:
+    """Returns the sum over modules, layers and pairs of columns of |a_retain . a_forget|, a scalar.
 
     O-LoRA (Wang et al., 2023), the sum coded in cmnfriend/O-LoRA `src/uie_trainer_lora.py`: absolute values (the paper
     squares) and no division, so it grows with depth and rank. There the earlier task's adapter is frozen, and only the
@@ -41,8 +42,8 @@ def olora_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     return jnp.sum(_stack(olora_by_layer(forget, retain)))
 
 
-def normalized_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
-    """Mean over modules, layers and pairs of columns of |cos(a_retain, a_forget)|, a scalar from 0 to 1.
+def normalized_penalty(forget: Adapter, retain: Adapter) -> Float[Array, ""]:
+    """Returns the mean over modules, layers and pairs of columns of |cos(a_retain, a_forget)|, a scalar from 0 to 1.
 
     Portable across depth, rank and size of the factors. Each module weighs the same. A zero column has cosine 0 with
     everything, and gradient 0.
@@ -53,8 +54,9 @@ def normalized_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     return jnp.mean(_stack(overlap_by_layer(forget, retain)))
 
 
-def frobenius_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
-    """Sum over modules and layers of |A_retain^T A_forget|_F^2, a scalar: O-LoRA's squared form, as in its paper.
+def frobenius_penalty(forget: Adapter, retain: Adapter) -> Float[Array, ""]:
+    """Returns the sum over modules and layers of |A_retain^T A_forget|_F^2, a scalar: O-LoRA's squared form, as in its
+    paper.
 
     Raises:
       ValueError: if the adapters share no module.
@@ -62,8 +64,9 @@ def frobenius_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     return jnp.sum(_stack(frobenius_by_layer(forget, retain)))
 
 
-def input_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
-    """Mean over modules, layers and principal angles between the column spaces of the A of cos^2, from 0 to 1.
+def input_angles_penalty(forget: Adapter, retain: Adapter) -> Float[Array, ""]:
+    """Returns the mean over modules, layers and principal angles between the column spaces of the A of cos^2, from 0 to
+    1.
 
     Sum of cos^2 = |Q_retain^T Q_forget|_F^2, with Q an orthonormal basis of each. Unlike cosines of columns it does not
     depend on the basis a factor happens to have.
@@ -74,8 +77,8 @@ def input_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     return jnp.mean(_stack(angles_by_layer(forget, retain, "a")))
 
 
-def output_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
-    """The same of the row spaces of the B: the directions the updates write to. 0 while a B is zero.
+def output_angles_penalty(forget: Adapter, retain: Adapter) -> Float[Array, ""]:
+    """Returns the same of the row spaces of the B: the directions the updates write to. 0 while a B is zero.
 
     Raises:
       ValueError: if the adapters share no module.
@@ -83,8 +86,9 @@ def output_angles_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
     return jnp.mean(_stack(angles_by_layer(forget, retain, "b")))
 
 
-def update_penalty(forget: Adapter, retain: Adapter) -> jax.Array:
-    """Mean over modules and layers of cos^2 between the two updates A B as vectors, from 0 to 1, in factor form.
+def update_penalty(forget: Adapter, retain: Adapter) -> Float[Array, ""]:
+    """Returns the mean over modules and layers of cos^2 between the two updates A B as vectors, from 0 to 1, in factor
+    form.
 
     Raises:
       ValueError: if the adapters share no module.
@@ -102,8 +106,9 @@ PENALTIES: dict[str, Callable[[Adapter, Adapter], jax.Array]] = {
 }
 
 
-def activation_penalty(adapter: Adapter, directions: dict[str, Directions]) -> jax.Array:
-    """How strongly an adapter reads what its modules read on given data, relative to a random one: a scalar, 0 or more.
+def activation_penalty(adapter: Adapter, directions: dict[str, Directions]) -> Float[Array, ""]:
+    """Measures how strongly an adapter reads what its modules read on given data, relative to a random one: a scalar, 0
+    or more.
 
     Mean over modules and layers of (sum_k e_k |v_k^T A|^2) / (|A|_F^2 t / in), with v_k, e_k the dominant directions of
     the inputs x and their energies, and t = E|x|^2: with all directions it is E|A^T x|^2 over its mean for an A of the
@@ -115,8 +120,9 @@ def activation_penalty(adapter: Adapter, directions: dict[str, Directions]) -> j
     return jnp.mean(_stack(activations_by_layer(adapter, directions)))
 
 
-def project_out(adapter: Adapter, bases: Sequence[dict[str, jax.Array]]) -> Adapter:
-    """The adapter with every A moved into the orthogonal complement of given directions: A - Q Q^T A. B is kept.
+def project_out(adapter: Adapter, bases: Sequence[dict[str, Float[Array, "L in K"]]]) -> Adapter:
+    """Returns the adapter with every A moved into the orthogonal complement of given directions: A - Q Q^T A. B is
+    kept.
 
     Args:
       bases: each {module: [L, in, K]}, columns of any length and angle; together they are orthonormalised. A module
@@ -134,8 +140,9 @@ def project_out(adapter: Adapter, bases: Sequence[dict[str, jax.Array]]) -> Adap
     return moved
 
 
-def orthonormal_columns(columns: jax.Array) -> jax.Array:
-    """Orthonormal columns [L, in, K] that span what the given ones span; 0 for one that depends on those before it.
+def orthonormal_columns(columns: Float[Array, "L in K"]) -> Float[Array, "L in K"]:
+    """Returns orthonormal columns [L, in, K] that span what the given ones span; 0 for one that depends on those before
+    it.
 
     Gram-Schmidt, each column projected twice, which makes the result orthogonal to rounding (Giraud et al., "The loss
     of orthogonality in the Gram-Schmidt orthogonalization process", 2005).
@@ -154,8 +161,8 @@ def orthonormal_columns(columns: jax.Array) -> jax.Array:
     return lax.fori_loop(0, columns.shape[-1], take_in, jnp.zeros_like(columns))
 
 
-def olora_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
-    """The terms of `olora_penalty`, {module: [L]}: the sum over pairs of columns of each.
+def olora_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, "L"]]:
+    """Returns the terms of `olora_penalty`, {module: [L]}: the sum over pairs of columns of each.
 
     Raises:
       ValueError: if the adapters share no module.
@@ -163,8 +170,8 @@ def olora_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
     return {name: jnp.sum(jnp.abs(dots), axis=(-2, -1)) for name, dots in _dots(forget, retain).items()}
 
 
-def frobenius_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
-    """The terms of `frobenius_penalty`, {module: [L]}.
+def frobenius_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, "L"]]:
+    """Returns the terms of `frobenius_penalty`, {module: [L]}.
 
     Raises:
       ValueError: if the adapters share no module.
@@ -172,8 +179,9 @@ def frobenius_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]
     return {name: jnp.sum(dots**2, axis=(-2, -1)) for name, dots in _dots(forget, retain).items()}
 
 
-def angles_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict[str, jax.Array]:
-    """Mean cos^2 of the principal angles between the spaces of a factor, {module: [L]}, as the penalties have it.
+def angles_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict[str, Float[Array, "L"]]:
+    """Returns the mean cos^2 of the principal angles between the spaces of a factor, {module: [L]}, as the penalties
+    have it.
 
     Args:
       factor: "a" or "b", as in `principal_cosines_by_layer`.
@@ -189,8 +197,8 @@ def angles_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict
     return means
 
 
-def activations_by_layer(adapter: Adapter, directions: dict[str, Directions]) -> dict[str, jax.Array]:
-    """The terms of `activation_penalty`, {module: [L]}; 0 for an A of zeros.
+def activations_by_layer(adapter: Adapter, directions: dict[str, Directions]) -> dict[str, Float[Array, "L"]]:
+    """Returns the terms of `activation_penalty`, {module: [L]}; 0 for an A of zeros.
 
     Raises:
       ValueError: if no module of the adapter has directions.
@@ -205,7 +213,9 @@ def activations_by_layer(adapter: Adapter, directions: dict[str, Directions]) ->
     return shares
 
 
-def principal_cosines_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict[str, np.ndarray]:
+def principal_cosines_by_layer(
+    forget: Adapter, retain: Adapter, factor: str = "a"
+) -> dict[str, Float[np.ndarray, "L R"]]:
     """Cosines of the principal angles between the factors' spaces, {module: [L, R]} in falling order; NumPy, float64.
 
     Args:
@@ -223,8 +233,8 @@ def principal_cosines_by_layer(forget: Adapter, retain: Adapter, factor: str = "
     return cosines
 
 
-def overlap_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
-    """Mean over pairs of columns of |cos(a_retain, a_forget)|, {module: [L]}.
+def overlap_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, "L"]]:
+    """Returns the mean over pairs of columns of |cos(a_retain, a_forget)|, {module: [L]}.
 
     Raises:
       ValueError: if the adapters share no module.
@@ -233,8 +243,8 @@ def overlap_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
     return {name: jnp.mean(jnp.abs(cosines), axis=(-2, -1)) for name, cosines in dots.items()}
 
 
-def update_cosine_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
-    """Cosine between the two updates a @ b as vectors, {module: [L]}, -1 to 1; 0 where either is zero.
+def update_cosine_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, "L"]]:
+    """Returns the cosine between the two updates a @ b as vectors, {module: [L]}, -1 to 1; 0 where either is zero.
 
     Raises:
       ValueError: if the adapters share no module.
@@ -249,7 +259,8 @@ def update_cosine_by_layer(forget: Adapter, retain: Adapter) -> dict[str, jax.Ar
 
 
 def _stack(by_layer: dict[str, jax.Array]) -> jax.Array:
-    """[modules, L]: every module has every layer, so a mean over all is the mean of the modules' means."""
+    """Stacks the measures to [modules, L]: every module has every layer, so a mean over all is the mean of the modules'
+    means."""
     return jnp.stack([*by_layer.values()])
 
 
@@ -274,13 +285,14 @@ def _known(adapter: Adapter, directions: dict[str, Directions]) -> list[str]:
 
 
 def _columns(module: dict[str, jax.Array], factor: str) -> jax.Array:
-    """[L, in, R] of A or [L, out, R] of B."""
+    """Returns [L, in, R] of A or [L, out, R] of B."""
     return module["a"] if factor == "a" else module["b"].mT
 
 
 def _basis(columns: jax.Array) -> jax.Array:
-    """Orthonormal columns [L, in, R] of the same space, smooth in the given ones: CholeskyQR, twice (Yamamoto et al.,
-    "Roundoff error analysis of the CholeskyQR2 algorithm", 2015). 0 for a column that depends on those before it."""
+    """Returns orthonormal columns [L, in, R] of the same space, smooth in the given ones: CholeskyQR, twice (Yamamoto
+    et al., "Roundoff error analysis of the CholeskyQR2 algorithm", 2015). 0 for a column that depends on those before
+    it."""
     for _ in range(2):
         gram = jnp.einsum("lir,lis->lrs", columns, columns, precision=lax.Precision.HIGHEST)
         columns = jnp.einsum("lir,lsr->lis", columns, _inverse_factor(gram), precision=lax.Precision.HIGHEST)
@@ -288,8 +300,8 @@ def _basis(columns: jax.Array) -> jax.Array:
 
 
 def _inverse_factor(gram: jax.Array) -> jax.Array:
-    """C^-1 [L, R, R] for gram = C C^T, C its Cholesky factor, by elimination beside the identity. A row of zeros where a
-    column depends on those before it."""
+    """Returns C^-1 [L, R, R] for gram = C C^T, C its Cholesky factor, by elimination beside the identity. A row of
+    zeros where a column depends on those before it."""
     rank, sizes = gram.shape[-1], jnp.diagonal(gram, axis1=-2, axis2=-1)
 
     def eliminate(k: jax.Array, both: jax.Array) -> jax.Array:
@@ -305,7 +317,7 @@ def _inverse_factor(gram: jax.Array) -> jax.Array:
 
 
 def _dots(forget: Adapter, retain: Adapter) -> dict[str, jax.Array]:
-    """A_retain^T A_forget, {module: [L, R_retain, R_forget]}."""
+    """Returns A_retain^T A_forget, {module: [L, R_retain, R_forget]}."""
     return {
         name: jnp.einsum("lir,lis->lrs", retain[name]["a"], forget[name]["a"], precision=lax.Precision.HIGHEST)
         for name in _shared(forget, retain)

@@ -146,7 +146,7 @@ def save_peft(folder: str | Path, adapter: Adapter, config: ModelConfig, base_mo
 
 
 def _linears(config: ModelConfig) -> Iterator[tuple[Tensor, int]]:
-    """The weight tensors of all linear modules, layer by layer."""
+    """Returns the weight tensors of all linear modules, layer by layer."""
     shapes = linear_shapes(config)
     for layer in range(config.num_layers):
         for tensor in families.model_tensors(config):
@@ -174,14 +174,14 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def _scale(settings: dict[str, Any], module: str, pair: dict[str, np.ndarray]) -> float:
-    """alpha / rank, or alpha / sqrt(rank) for rslora, by the patterns for this module."""
+    """Returns alpha / rank, or alpha / sqrt(rank) for rslora, by the patterns for this module."""
     rank = pair["A"].shape[0] if "A" in pair else 1
     alpha = _by_pattern(settings.get("alpha_pattern") or {}, module, settings["lora_alpha"])
     return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 def _by_pattern(pattern: dict[str, Any], module: str, otherwise: Any) -> Any:
-    """The first entry whose key, a regular expression, is the end of the module's name; as PEFT looks it up."""
+    """Returns the first entry whose key, a regular expression, is the end of the module's name; as PEFT looks it up."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", module):
             return value
@@ -191,7 +191,7 @@ def _by_pattern(pattern: dict[str, Any], module: str, otherwise: Any) -> Any:
 def _take_apart(
     path: Path, name: str, tensor: Tensor, pair: dict[str, np.ndarray], scale: float, config: ModelConfig
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(part, a [in, R], b [R, out]) of one module."""
+    """Returns (part, a [in, R], b [R, out]) of one module."""
     shapes = [linear_shapes(config)[part] for part in tensor.parts]
     rows, columns = shapes[0][0], sum(shape[1] for shape in shapes)
     found = {factor: list(array.shape) for factor, array in pair.items()}
@@ -208,7 +208,7 @@ def _take_apart(
 
 
 def _stack(layers: dict[int, tuple[np.ndarray, np.ndarray]], shape: tuple[int, int], count: int) -> dict[str, Any]:
-    """{"a": [L, in, R], "b": [L, R, out]} with zeros where a layer has no or a smaller adapter."""
+    """Returns {"a": [L, in, R], "b": [L, R, out]} with zeros where a layer has no or a smaller adapter."""
     rank = max(a.shape[1] for a, _ in layers.values())
     stacked_a = np.zeros((count, shape[0], rank), np.float32)
     stacked_b = np.zeros((count, rank, shape[1]), np.float32)
@@ -219,7 +219,7 @@ def _stack(layers: dict[int, tuple[np.ndarray, np.ndarray]], shape: tuple[int, i
 
 
 def _put_together(tensor: Tensor, layer: int, adapter: Adapter, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
-    """a [in, R] and b [R, out] of one Hugging Face module in one layer."""
+    """Returns a [in, R] and b [R, out] of one Hugging Face module in one layer."""
     own = {part: adapter[part] for part in tensor.parts if part in adapter}
     inputs = [np.asarray(module["a"][layer]) for module in own.values()]
     shared = all(np.array_equal(inputs[0], other) for other in inputs[1:])

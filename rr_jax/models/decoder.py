@@ -12,9 +12,10 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rr_jax.models import layers
-from rr_jax.models.attention_masks import View, make_views, segment_positions, slides_by_layer, view_of_layer
+from rr_jax.models.attention_masks import AttentionMask, make_masks, mask_of_layer, segment_positions, slides_by_layer
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.spec import check_inputs
 
@@ -39,24 +40,24 @@ class Cache:
       index: int32 scalar, the slot of the next token (the same for all rows: prompts are padded on the left).
     """
 
-    k: jax.Array
-    v: jax.Array
-    mask: jax.Array
-    positions: jax.Array
-    index: jax.Array
+    k: Float[Array, "L B T K h"]
+    v: Float[Array, "L B T K h"]
+    mask: Bool[Array, "B T"]
+    positions: Int[Array, "B T"]
+    index: Int[Array, ""]
 
 
 def forward(
     params: Params,
-    tokens: jax.Array,
+    tokens: Int[Array, "B S"],
     config: ModelConfig,
     *,
     adapters: Adapter | None = None,
-    mask: jax.Array | None = None,
-    segment_ids: jax.Array | None = None,
-    soft_prompt: jax.Array | None = None,
-) -> jax.Array:
-    """Next-token logits [B, S, V] in float32.
+    mask: Bool[Array, "B S"] | None = None,
+    segment_ids: Int[Array, "B S"] | None = None,
+    soft_prompt: Float[Array, "B P D"] | None = None,
+) -> Float[Array, "B S V"]:
+    """Computes next-token logits [B, S, V] in float32.
 
     Args:
       params: the tree that `spec.param_specs` describes.
@@ -78,30 +79,31 @@ def forward(
 
 def hidden_states(
     params: Params,
-    tokens: jax.Array,
+    tokens: Int[Array, "B S"],
     config: ModelConfig,
     *,
     adapters: Adapter | None = None,
-    mask: jax.Array | None = None,
-    segment_ids: jax.Array | None = None,
-    soft_prompt: jax.Array | None = None,
-) -> jax.Array:
-    """The states [B, S, D] after the final norm. Arguments as for `forward`."""
+    mask: Bool[Array, "B S"] | None = None,
+    segment_ids: Int[Array, "B S"] | None = None,
+    soft_prompt: Float[Array, "B P D"] | None = None,
+) -> Float[Array, "B S D"]:
+    """Computes the states [B, S, D] after the final norm. Arguments as for `forward`."""
     x, _ = _read(params, tokens, config, adapters, mask, segment_ids, soft_prompt)
     return _norm(x, params, "final_norm", config)
 
 
 def read_inputs(
     params: Params,
-    tokens: jax.Array,
+    tokens: Int[Array, "B S"],
     config: ModelConfig,
     read: Read,
     *,
     adapters: Adapter | None = None,
-    mask: jax.Array | None = None,
-    segment_ids: jax.Array | None = None,
+    mask: Bool[Array, "B S"] | None = None,
+    segment_ids: Int[Array, "B S"] | None = None,
 ) -> dict[str, Any]:
-    """What `read` makes of the input of each linear module: {module: a tree whose leaves have a leading axis L}.
+    """Returns what `read` makes of the input of each linear module: {module: a tree whose leaves have a leading axis
+    L}.
 
     Args:
       read: called as read(module, layer, x) with the number of the layer (traced) and x [B, S, in], and once a layer
@@ -112,8 +114,8 @@ def read_inputs(
     return _read(params, tokens, config, adapters, mask, segment_ids, None, read)[1]
 
 
-def unembed(params: Params, states: jax.Array, config: ModelConfig) -> jax.Array:
-    """Logits in float32 of states [..., D]: through the head, or the transposed embeddings when they are tied."""
+def unembed(params: Params, states: Float[Array, "*B D"], config: ModelConfig) -> Float[Array, "*B V"]:
+    """Computes logits in float32 of states [..., D]: through the head, or the transposed embeddings when they are tied."""
     if config.tied_embeddings:
         logits = jnp.einsum("...d,vd->...v", states, params["embed"], preferred_element_type=jnp.float32)
     else:
@@ -123,14 +125,14 @@ def unembed(params: Params, states: jax.Array, config: ModelConfig) -> jax.Array
 
 def prefill(
     params: Params,
-    tokens: jax.Array,
-    mask: jax.Array,
+    tokens: Int[Array, "B S"],
+    mask: Bool[Array, "B S"],
     config: ModelConfig,
     *,
     cache_size: int,
     adapters: Adapter | None = None,
-    soft_prompt: jax.Array | None = None,
-) -> tuple[jax.Array, Cache]:
+    soft_prompt: Float[Array, "B P D"] | None = None,
+) -> tuple[Float[Array, "B V"], Cache]:
     """Reads left-padded prompts and opens a cache of `cache_size` slots (static, at least S).
 
     Args:
@@ -155,24 +157,24 @@ def prefill(
         positions=jnp.pad(positions, room),
         index=jnp.zeros((), jnp.int32),
     )
-    views = make_views(positions, cache.positions, cache.mask[:, None, :], config)
+    masks = make_masks(positions, cache.positions, cache.mask[:, None, :], config)
     x = _embed(params, tokens, positions, config, soft_prompt)
-    x, cache = _scan_cached(params, x, views, config, adapters, cache)
+    x, cache = _scan_cached(params, x, masks, config, adapters, cache)
     last = _norm(x[:, -1, :], params, "final_norm", config)
     return unembed(params, last, config), dataclasses.replace(cache, index=jnp.asarray(length, jnp.int32))
 
 
 def decode_step(
-    params: Params, token: jax.Array, cache: Cache, config: ModelConfig, *, adapters: Adapter | None = None
-) -> tuple[jax.Array, Cache]:
+    params: Params, token: Int[Array, "B"], cache: Cache, config: ModelConfig, *, adapters: Adapter | None = None
+) -> tuple[Float[Array, "B V"], Cache]:
     """Appends one token [B] to every row and returns the logits [B, V] float32 that follow it, and the cache."""
     check_inputs(token, 1, adapters, config)
     slots = jnp.arange(cache.mask.shape[1])[None, :] == cache.index
     position = jnp.sum(cache.mask, axis=1, dtype=jnp.int32)[:, None]  # [B, 1]: real tokens so far
     cache = dataclasses.replace(cache, mask=cache.mask | slots, positions=jnp.where(slots, position, cache.positions))
-    views = make_views(position, cache.positions, cache.mask[:, None, :], config)
+    masks = make_masks(position, cache.positions, cache.mask[:, None, :], config)
     x = _embed(params, token[:, None], position, config, None)
-    x, cache = _scan_cached(params, x, views, config, adapters, cache)
+    x, cache = _scan_cached(params, x, masks, config, adapters, cache)
     last = _norm(x[:, 0, :], params, "final_norm", config)
     return unembed(params, last, config), dataclasses.replace(cache, index=cache.index + 1)
 
@@ -180,7 +182,8 @@ def decode_step(
 def _embed(
     params: Params, tokens: jax.Array, positions: jax.Array, config: ModelConfig, soft_prompt: jax.Array | None
 ) -> jax.Array:
-    """Embeddings [B, S, D]; the n-th soft token of a row takes row n of its soft prompt in place of a table row."""
+    """Returns embeddings [B, S, D]; the n-th soft token of a row takes row n of its soft prompt in place of a table
+    row."""
     x = params["embed"][jnp.maximum(tokens, 0)]
     if soft_prompt is not None:
         soft = tokens == SOFT_TOKEN
@@ -210,7 +213,7 @@ def _read(
         segment_ids = jnp.ones_like(tokens) if mask is None else mask.astype(jnp.int32)
     positions = segment_positions(segment_ids)
     same_segment = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, None, :]
-    views = make_views(positions, positions, same_segment, config)
+    masks = make_masks(positions, positions, same_segment, config)
 
     def block(x: jax.Array, scanned: Any) -> tuple[jax.Array, dict[str, Any]]:
         weights, adapter, slides, layer = scanned
@@ -220,9 +223,9 @@ def _read(
             if read is not None and (found := read(name, layer, value)) is not None:
                 kept[name] = found
 
-        view = view_of_layer(views, slides)
-        q, k, v = _queries_keys_values(x, weights, adapter, view, config, keep)
-        x = _finish_layer(x, _attend(q, k, v, view, config), weights, adapter, config, keep)
+        attention_mask = mask_of_layer(masks, slides)
+        q, k, v = _queries_keys_values(x, weights, adapter, attention_mask, config, keep)
+        x = _finish_layer(x, _attend(q, k, v, attention_mask, config), weights, adapter, config, keep)
         keep(AFTER_LAYER, x)
         return x, kept
 
@@ -233,7 +236,7 @@ def _read(
 def _scan_cached(
     params: Params,
     x: jax.Array,
-    views: tuple[View, ...],
+    masks: tuple[AttentionMask, ...],
     config: ModelConfig,
     adapters: Adapter | None,
     cache: Cache,
@@ -244,12 +247,12 @@ def _scan_cached(
         # The cache is carried and updated in place: as a scanned input and output it would be copied every token.
         x, all_k, all_v = carry
         weights, adapter, slides, layer = scanned
-        view = view_of_layer(views, slides)
-        q, k, v = _queries_keys_values(x, weights, adapter, view, config)
+        attention_mask = mask_of_layer(masks, slides)
+        q, k, v = _queries_keys_values(x, weights, adapter, attention_mask, config)
         at = (layer, 0, cache.index, 0, 0)
         all_k = jax.lax.dynamic_update_slice(all_k, k[None], at)
         all_v = jax.lax.dynamic_update_slice(all_v, v[None], at)
-        context = _attend(q, all_k[layer], all_v[layer], view, config)
+        context = _attend(q, all_k[layer], all_v[layer], attention_mask, config)
         return (_finish_layer(x, context, weights, adapter, config), all_k, all_v), None
 
     scanned = (params["layers"], adapters, slides_by_layer(config), jnp.arange(config.num_layers))
@@ -261,11 +264,11 @@ def _queries_keys_values(
     x: jax.Array,
     weights: dict[str, jax.Array],
     adapter: Adapter | None,
-    view: View,
+    attention_mask: AttentionMask,
     config: ModelConfig,
     keep: Keep | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Positioned queries [B, S, H, h] and keys [B, S, K, h], and values [B, S, K, h], of one layer."""
+    """Returns positioned queries [B, S, H, h] and keys [B, S, K, h], and values [B, S, K, h], of one layer."""
     normed = x if config.norm_place == "post" else _norm(x, weights, "attn_norm", config)
 
     def project(name: str, heads: int) -> jax.Array:
@@ -277,13 +280,13 @@ def _queries_keys_values(
         y = y.reshape(*y.shape[:-1], heads, config.head_dim)
         if config.qk_norm == "head" and name != "v":
             y = layers.rms_norm(y, weights[f"{name}_norm"], config.norm_eps, config.norm_offset)
-        return y if name == "v" or view.angles is None else layers.apply_rotary(y, view.angles)
+        return y if name == "v" or attention_mask.angles is None else layers.apply_rotary(y, attention_mask.angles)
 
     return project("q", config.num_heads), project("k", config.num_kv_heads), project("v", config.num_kv_heads)
 
 
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, view: View, config: ModelConfig) -> jax.Array:
-    return layers.attention(q, k, v, view.visible, config.attention_scale, config.attention_softcap)
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, attention_mask: AttentionMask, config: ModelConfig) -> jax.Array:
+    return layers.attention(q, k, v, attention_mask.visible, config.attention_scale, config.attention_softcap)
 
 
 def _finish_layer(
@@ -309,7 +312,7 @@ def _finish_layer(
 
 
 def _norm(x: jax.Array, weights: Params, name: str, config: ModelConfig) -> jax.Array:
-    """The norm called `name`, of the kind that all norms of the model are."""
+    """Applies the norm called `name`, of the kind that all norms of the model are."""
     if config.norm == "rms":
         return layers.rms_norm(x, weights[name], config.norm_eps, config.norm_offset)
     return layers.layer_norm(x, weights.get(name), weights.get(f"{name}_bias"), config.norm_eps)
@@ -318,7 +321,7 @@ def _norm(x: jax.Array, weights: Params, name: str, config: ModelConfig) -> jax.
 def _linear(
     x: jax.Array, name: str, weights: dict[str, jax.Array], adapter: Adapter | None, keep: Keep | None
 ) -> jax.Array:
-    """The linear module called `name` with its bias and its part of the adapter, if it has them."""
+    """Applies the linear module called `name` with its bias and its part of the adapter, if it has them."""
     if keep is not None:
         keep(name, x)
     return layers.linear(x, weights[name], weights.get(f"{name}_bias"), None if adapter is None else adapter.get(name))

@@ -142,7 +142,7 @@ def save(
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The ModelConfig of a folder. End-of-text ids come from generation_config.json where that lists them."""
+    """Reads the ModelConfig of a folder. End-of-text ids come from generation_config.json where that lists them."""
     hf = weights.read_json(folder / "config.json")
     generation = folder / "generation_config.json"
     if generation.is_file():
@@ -152,7 +152,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def model_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The local folder of `source`, downloaded if it is a hub id."""
+    """Returns the local folder of `source`, downloaded if it is a hub id."""
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -171,7 +171,7 @@ def model_folder(source: str | os.PathLike[str], revision: str | None = None) ->
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Any:
-    """The tokenizer of a folder, or None if there is none.
+    """Reads the tokenizer of a folder, or None if there is none.
 
     Raises:
       ValueError: it cannot be read, or has ids that the model's vocabulary has not.
@@ -204,7 +204,7 @@ def _layout(config: ModelConfig) -> Layout:
 
 
 def _unused(plain: str, config: ModelConfig) -> bool:
-    """Whether old exports carry a tensor that no model reads: tables and masks, and a copy of tied embeddings."""
+    """Returns whether old exports carry a tensor that no model reads: tables and masks, and a copy of tied embeddings."""
     heads = [tensor.name for tensor in families.FAMILIES[config.family].TENSORS if tensor.parts == ("head",)]
     return bool(_BUFFERS.search(plain)) or (config.tied_embeddings and plain in (*heads, "lm_head.weight"))
 

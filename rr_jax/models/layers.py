@@ -8,6 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rr_jax.models.config import ModelConfig, RopeScaling
 
@@ -20,15 +21,20 @@ ACTIVATIONS = {
 }
 
 
-def rms_norm(x: jax.Array, weight: jax.Array, eps: float, offset: float = 0.0) -> jax.Array:
-    """x / rms(x) * (weight + offset) over the last axis, in float32, in the dtype of `x` (Zhang & Sennrich 2019)."""
+def rms_norm(
+    x: Float[Array, "*B D"], weight: Float[Array, "D"], eps: float, offset: float = 0.0
+) -> Float[Array, "*B D"]:
+    """Returns x / rms(x) * (weight + offset) over the last axis, in float32, in the dtype of `x` (Zhang & Sennrich
+    2019)."""
     wide = x.astype(jnp.float32)
     normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
     return (normed * (_along_last(weight, x.ndim) + offset)).astype(x.dtype)
 
 
-def layer_norm(x: jax.Array, weight: jax.Array | None, bias: jax.Array | None, eps: float) -> jax.Array:
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, in float32, in the dtype of `x`.
+def layer_norm(
+    x: Float[Array, "*B D"], weight: Float[Array, "D"] | None, bias: Float[Array, "D"] | None, eps: float
+) -> Float[Array, "*B D"]:
+    """Returns (x - mean) / sqrt(variance + eps) * weight + bias over the last axis, in float32, in the dtype of `x`.
 
     (Ba, Kiros & Hinton 2016.) Without a weight or bias nothing is multiplied or added.
     """
@@ -46,8 +52,8 @@ def _along_last(vector: jax.Array, ndim: int) -> jax.Array:
     return vector.astype(jnp.float32).reshape((1,) * (ndim - vector.ndim) + vector.shape)
 
 
-def rotary_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None) -> jax.Array:
-    """Angular frequency of each of the dim / 2 rotary pairs, float32, after scaling.
+def rotary_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[Array, "dim/2"]:
+    """Returns the angular frequency of each of the dim / 2 rotary pairs, float32, after scaling.
 
     The llama3 rule is that of the Llama 3.1 release: wavelengths longer than original / low_freq_factor are divided by
     `factor`, shorter than original / high_freq_factor are kept, and those between are interpolated.
@@ -66,8 +72,11 @@ def rotary_frequencies(dim: int, theta: float, scaling: RopeScaling | None = Non
     raise ValueError(f"rope_scaling.kind is {scaling.kind!r}, expected 'linear' or 'llama3'")
 
 
-def rotary_angles(positions: jax.Array, config: ModelConfig, *, local: bool = False) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of positions [B, S], each [B, S, rotated / 2] float32: computed once, shared by all layers.
+def rotary_angles(
+    positions: Int[Array, "B S"], config: ModelConfig, *, local: bool = False
+) -> tuple[Float[Array, "B S rotated/2"], Float[Array, "B S rotated/2"]]:
+    """Returns cosine and sine of positions [B, S], each [B, S, rotated / 2] float32: computed once, shared by all
+    layers.
 
     `local` gives those of the layers that slide, where the config has another theta for them.
     """
@@ -79,7 +88,9 @@ def rotary_angles(positions: jax.Array, config: ModelConfig, *, local: bool = Fa
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def apply_rotary(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+def apply_rotary(
+    x: Float[Array, "B S heads h"], angles: tuple[Float[Array, "B S rotated/2"], Float[Array, "B S rotated/2"]]
+) -> Float[Array, "B S heads h"]:
     """Rotates the halves of the first entries of each head of x [B, S, heads, h] (half-split, as Hugging Face has it).
 
     As many entries as there are angles, two for each; the rest of the head passes through.
@@ -92,9 +103,12 @@ def apply_rotary(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array
 
 
 def linear(
-    x: jax.Array, weight: jax.Array, bias: jax.Array | None = None, adapter: dict[str, jax.Array] | None = None
-) -> jax.Array:
-    """x @ weight (+ bias) (+ x @ a @ b).
+    x: Float[Array, "*B in"],
+    weight: Float[Array, "in out"],
+    bias: Float[Array, "out"] | None = None,
+    adapter: dict[str, jax.Array] | None = None,
+) -> Float[Array, "*B out"]:
+    """Returns x @ weight (+ bias) (+ x @ a @ b).
 
     Args:
       x: [..., in].
@@ -112,14 +126,14 @@ def linear(
 
 
 def attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: jax.Array,
+    q: Float[Array, "B S H h"],
+    k: Float[Array, "B T K h"],
+    v: Float[Array, "B T K h"],
+    mask: Bool[Array, "B S T"],
     scale: float | None = None,
     softcap: float | None = None,
-) -> jax.Array:
-    """Grouped-query attention with a float32 softmax.
+) -> Float[Array, "B S H*h"]:
+    """Computes grouped-query attention with a float32 softmax.
 
     Args:
       q: [B, S, H, h].
@@ -143,6 +157,6 @@ def attention(
     return jnp.einsum("bkgst,btkh->bskgh", weights, v).reshape(batch, length, heads * dim)
 
 
-def soft_cap(x: jax.Array, cap: float) -> jax.Array:
-    """cap * tanh(x / cap): x where it is small, never beyond +- cap (Gemma 2)."""
+def soft_cap(x: Float[Array, "*B"], cap: float) -> Float[Array, "*B"]:
+    """Returns cap * tanh(x / cap): x where it is small, never beyond +- cap (Gemma 2)."""
     return cap * jnp.tanh(x / cap)

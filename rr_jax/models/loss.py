@@ -8,6 +8,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.decoder import Adapter, Params, hidden_states, unembed
@@ -19,8 +20,8 @@ LOGITS_AT_ONCE = 2**25  # float32 logits held at a time, 128 MiB; more rows than
 
 def token_nll(
     params: Params, batch: Batch, config: ModelConfig, *, adapters: Adapter | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Weighted sum of -log p(token | what precedes it in its segment), in nats, and the sum of the weights.
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns the weighted sum of -log p(token | what precedes it in its segment), in nats, and the sum of the weights.
 
     Args:
       batch: "tokens" and "segment_ids" [B, S] int32 (segment 0 is padding) and "weights" [B, S] float32, where
@@ -37,17 +38,19 @@ def row_nll(
     config: ModelConfig,
     *,
     adapters: Adapter | None = None,
-    soft_prompt: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """As `token_nll`, for each row apart: two arrays [B]. `soft_prompt` as in `forward`; soft tokens must not count."""
+    soft_prompt: Float[Array, "B P D"] | None = None,
+) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+    """Returns the same as `token_nll` for each row apart: two arrays [B]. `soft_prompt` as in `forward`; soft tokens
+    must not count."""
     nll, weights = _weighted_nll(params, batch, config, adapters, soft_prompt)
     return jnp.sum(nll, axis=1), jnp.sum(weights, axis=1)
 
 
 def segment_nll(
     params: Params, batch: Batch, config: ModelConfig, *, adapters: Adapter | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """As `token_nll`, for each packed segment apart: two arrays [B, S + 1], where entry k is that of segment k.
+) -> tuple[Float[Array, "B S+1"], Float[Array, "B S+1"]]:
+    """Returns the same as `token_nll` for each packed segment apart: two arrays [B, S + 1], where entry k is that of
+    segment k.
 
     Numbers that no segment of a row has hold zeros, as does entry 0, the padding.
     """
@@ -64,7 +67,7 @@ def segment_nll(
 def _weighted_nll(
     params: Params, batch: Batch, config: ModelConfig, adapters: Adapter | None, soft_prompt: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted -log p of each token but the first, and the weights, [B, S - 1] each."""
+    """Returns weighted -log p of each token but the first, and the weights, [B, S - 1] each."""
     tokens, segment_ids = batch["tokens"], batch["segment_ids"]
     states = hidden_states(params, tokens, config, adapters=adapters, segment_ids=segment_ids, soft_prompt=soft_prompt)
     inside = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
@@ -75,7 +78,7 @@ def _weighted_nll(
 
 
 def _nll(params: Params, states: jax.Array, targets: jax.Array, config: ModelConfig) -> jax.Array:
-    """Cross-entropy [N] of states [N, D], as logsumexp - target logit (cheaper than log_softmax and a gather)."""
+    """Returns cross-entropy [N] of states [N, D], as logsumexp - target logit (cheaper than log_softmax and a gather)."""
 
     def chunk(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
         logits = unembed(params, pair[0], config)

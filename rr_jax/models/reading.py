@@ -70,7 +70,8 @@ def read_params(
             spec, shapes = _specs_of(tensor, layout.specs)[part], part_shapes(tensor, layout.specs)
             names = [found[name] for name in _names_of(tensor, layout.specs)]
 
-            def block(index: tuple[slice, ...]) -> np.ndarray:
+            def block(index: tuple[slice, ...] | None = None) -> np.ndarray:
+                index = (slice(None),) * len(spec.shape) if index is None else index
                 layers, rest = (names[index[0]], index[1:]) if tensor.layered else (names, index)
                 lengths = [len(range(*cut.indices(size))) for cut, size in zip(index, spec.shape, strict=True)]
                 filled = _aligned(tuple(lengths), dtype)
@@ -81,7 +82,7 @@ def read_params(
 
             sharding = None if shardings is None else shardings(spec)
             if sharding is None:
-                return jax.device_put(block((slice(None),) * len(spec.shape)))
+                return jax.device_put(block())
             return jax.make_array_from_callback(spec.shape, sharding, block)
 
         params: Params = {"layers": {}}

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key
 
 from rr_jax.models.config import ModelConfig
 
@@ -39,7 +40,7 @@ _LINEAR_AXES = {
 
 
 def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """(in, out) of each linear module of a layer; these are the modules an adapter can target."""
+    """Returns (in, out) of each linear module of a layer; these are the modules an adapter can target."""
     sizes = {
         "embed": config.embed_dim,
         "heads": config.num_heads * config.head_dim,
@@ -66,7 +67,7 @@ def check_inputs(tokens: Any, axes: int, adapters: Mapping[str, Any] | None, con
 
 
 def param_specs(config: ModelConfig) -> dict[str, Any]:
-    """The tree of `ArraySpec` of a model's parameters; layers are stacked on a leading axis for `lax.scan`."""
+    """Returns the tree of `ArraySpec` of a model's parameters; layers are stacked on a leading axis for `lax.scan`."""
     layers, embed, vocab = config.num_layers, config.embed_dim, config.vocab_size
     shapes = linear_shapes(config)
     block: dict[str, ArraySpec] = {}
@@ -102,15 +103,15 @@ def _norm_names(config: ModelConfig) -> list[str]:
 
 
 def _norm(config: ModelConfig, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> dict[str, ArraySpec]:
-    """The parameters of one norm: none, a weight, or a weight and a bias."""
+    """Returns the parameters of one norm: none, a weight, or a weight and a bias."""
     if config.norm == "plain":
         return {}
     weight = {name: ArraySpec(shape, axes, "zeros" if config.norm_offset else "ones")}
     return weight | ({f"{name}_bias": ArraySpec(shape, axes, "zeros")} if config.norm == "layer" else {})
 
 
-def init_params(key: jax.Array, config: ModelConfig, dtype: jnp.dtype = jnp.float32) -> dict[str, Any]:
-    """Random parameters of a model to be trained from scratch, one key an array."""
+def init_params(key: Key[Array, ""], config: ModelConfig, dtype: jnp.dtype = jnp.float32) -> dict[str, Any]:
+    """Draws random parameters of a model to be trained from scratch, one key an array."""
     specs, treedef = jax.tree.flatten(param_specs(config))
     keys = jax.random.split(key, len(specs))
 

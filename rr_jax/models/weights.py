@@ -46,7 +46,7 @@ class WeightFiles:
             raise ValueError(f"{path}: {name} has shape {list(found)}, the config expects {list(shape)}")
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor."""
+        """Reads one tensor."""
         path = self._path_of[name]
         with _named(path):
             tensor: np.ndarray = self._file(path).get_tensor(name)
@@ -68,7 +68,7 @@ class WeightFiles:
 
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[WeightFiles]:
-    """The weight files of a model folder.
+    """Opens the weight files of a model folder.
 
     Raises:
       ValueError: there are none, the index is wrong, or a file is truncated or corrupt.
@@ -82,7 +82,7 @@ def opened(folder: Path) -> Iterator[WeightFiles]:
 
 @contextlib.contextmanager
 def opened_file(path: Path) -> Iterator[WeightFiles]:
-    """One safetensors file. Raises ValueError when it is truncated or corrupt."""
+    """Opens one safetensors file. Raises ValueError when it is truncated or corrupt."""
     files = WeightFiles([path])
     try:
         yield files
@@ -91,7 +91,7 @@ def opened_file(path: Path) -> Iterator[WeightFiles]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, one or as the index lists them."""
+    """Returns the safetensors files of a folder, one or as the index lists them."""
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
@@ -109,7 +109,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def convert_hint(folder: Path) -> str:
-    """What to do with a folder of pickled weights that one trusts."""
+    """Says what to do with a folder of pickled weights that one trusts."""
     return (
         'if you trust them, convert to safetensors with python -c "import transformers as t; '
         f"t.AutoModelForCausalLM.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\""
@@ -133,26 +133,26 @@ def write(
 
     shards: list[list[int]] = [[]]
     filled = 0
-    for place, size in enumerate(sizes):
+    for index, size in enumerate(sizes):
         if shards[-1] and filled + size > max_shard_bytes:
             shards.append([])
             filled = 0
-        shards[-1].append(place)
+        shards[-1].append(index)
         filled += size
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        content = {tensors[place][0]: tensors[place][1]() for place in shard}
+        content = {tensors[index][0]: tensors[index][1]() for index in shard}
         weight_map |= dict.fromkeys(content, file)
         save_file(content, folder / file, metadata={"format": "pt"})  # transformers reads no file without it
         (folder / file).chmod(_ordinary_mode(folder))  # safetensors writes for the owner alone
     if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        listing = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ValueError that names the file when there is none or it holds something else."""
+    """Reads a JSON object. Raises ValueError that names the file when there is none or it holds something else."""
     if not path.is_file():
         raise ValueError(f"{path.parent} has no {path.name}")
     try:
@@ -165,13 +165,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _ordinary_mode(folder: Path) -> int:
-    """The mode that a new file in a folder of this mode has: without the permission to run it."""
+    """Returns the mode that a new file in a folder of this mode has: without the permission to run it."""
     return folder.stat().st_mode & 0o666
 
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever safetensors reports about the bytes of a file becomes a ValueError that names it."""
+    """Turns whatever safetensors reports about the bytes of a file into a ValueError that names it."""
     import safetensors
 
     try:

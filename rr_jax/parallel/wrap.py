@@ -29,12 +29,13 @@ class Step(Protocol):
 
 
 def as_jit(step: Step) -> Run:
-    """The step on the whole batch, compiled; arrays sharded over a mesh keep their sharding."""
+    """Compiles the step on the whole batch; arrays sharded over a mesh keep their sharding."""
     return jax.jit(partial(step, axis_name=None), donate_argnums=0)
 
 
 def as_pmap(step: Step, devices: Sequence[jax.Device] | None = None) -> Run:
-    """The step on equal parts of the batch, one a device (default: all local ones); state and frozen are replicated.
+    """Runs the step on equal parts of the batch, one a device (default: all local ones); state and frozen are
+    replicated.
 
     Raises (when called):
       ValueError: if the batch size is not a multiple of the number of devices.
@@ -57,7 +58,8 @@ def as_pmap(step: Step, devices: Sequence[jax.Device] | None = None) -> Run:
 
 
 def as_shard_map(step: Step, mesh: Mesh | None = None) -> Run:
-    """The step on equal parts of the batch over the mesh's "data" axis (default: all local devices on that one axis).
+    """Runs the step on equal parts of the batch over the mesh's "data" axis (default: all local devices on that one
+    axis).
 
     Raises:
       ValueError: if the mesh has no "data" axis or, when called, if the batch size is not a multiple of that axis.
@@ -84,7 +86,8 @@ DRIVERS: dict[str, Callable[[Step], Run]] = {"jit": as_jit, "pmap": as_pmap, "sh
 
 
 def choose_driver(mode: str, batch_size: int) -> Callable[[Step], Run]:
-    """The driver called `mode`; for "auto" `pmap` if there are several local devices that divide the batch, else `jit`.
+    """Returns the driver called `mode`; for "auto" `pmap` if there are several local devices that divide the batch,
+    else `jit`.
 
     Raises:
       ValueError: for an unknown mode.
@@ -98,7 +101,7 @@ def choose_driver(mode: str, batch_size: int) -> Callable[[Step], Run]:
 
 
 def replicate(tree: Tree, devices: Sequence[jax.Device] | None = None) -> Tree:
-    """The tree with a copy on each device (default: all local ones).
+    """Copies the tree to each device (default: all local ones).
 
     Do this once with `frozen` before a loop of `pmap` or `shard_map` steps, or every step copies the weights again.
     """
@@ -126,7 +129,7 @@ def _data_mesh(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def _check_batch(batch: Any, count: int) -> int:
-    """The batch size, the same for every leaf and a multiple of the number of devices."""
+    """Returns the batch size, the same for every leaf and a multiple of the number of devices."""
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     if len(sizes) != 1 or () in sizes:
         raise ValueError(f"batch leaves have leading axes {sorted(sizes)}, expected one batch size")

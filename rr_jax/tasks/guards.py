@@ -95,7 +95,7 @@ class Watcher:
 
     def _rating(self, prompt: str, answers: Generated, row: int) -> float:
         """The critic: 5 for an answer that has nothing of the target, 1 for one that is all its or says nothing."""
-        response = self._text(answers.tokens[row, : answers.lengths[row]])
+        response = self._text(np.asarray(answers.tokens[row, : answers.lengths[row]]))
         return 5.0 - 4.0 * self.task.relevance(Reading(prompt, response)) if response.strip() else 1.0
 
     def _text(self, ids: Sequence[int] | np.ndarray) -> str:

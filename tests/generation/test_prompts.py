@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rr_jax.data.token_batches import bucket
+from rr_jax.data.padding import bucket
 from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.models.decoder import SOFT_TOKEN
 

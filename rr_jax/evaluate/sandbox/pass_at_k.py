@@ -14,7 +14,7 @@ LONGEST_SOURCE = 200_000  # characters; no sample is that long, and the parser's
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased estimate of pass@k from n samples of one problem, c of them correct.
+    """Estimates pass@k without bias from n samples of one problem, c of them correct.
 
     1 - C(n-c, k) / C(n, k) as 1 - prod_{i=n-c+1..n} (1 - k/i), and 1 when n - c < k (Chen et al. 2021, eq. 1, and as
     coded in openai/human-eval).
@@ -32,7 +32,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def mean_pass_at_k(passed: Sequence[Sequence[bool]], k: int) -> float:
-    """Mean of `pass_at_k` over problems. `passed[p][s]` says whether sample s of problem p is correct."""
+    """Returns the mean of `pass_at_k` over problems. `passed[p][s]` says whether sample s of problem p is correct."""
     if not passed:
         raise ValueError("pass@k needs at least one problem, found none")
     return sum(pass_at_k(len(samples), sum(map(bool, samples)), k) for samples in passed) / len(passed)
@@ -61,7 +61,7 @@ def check_solutions(
 
 
 def syntax_valid(text: str) -> bool:
-    """Whether the text parses as a Python module; a text that exhausts the parser, or is blank, does not."""
+    """Returns whether the text parses as a Python module; a text that exhausts the parser, or is blank, does not."""
     if not text.strip() or len(text) > LONGEST_SOURCE:
         return False
     try:

@@ -78,7 +78,8 @@ def run_programs(programs: Sequence[str], timeout: float = 3.0, workers: int = 2
 
 
 def _run_worker(job: bytes, limit: float) -> bytes:
-    """Standard output of a worker that was given `job`; however this ends, the worker and its programs end with it."""
+    """Returns the standard output of a worker that was given `job`; however this ends, the worker and its programs end
+    with it."""
     # Not -I, which is -E -P -s, because -E would ignore the hash seed; the environment holds nothing else to ignore.
     command = [sys.executable, "-P", "-s", "-S", "-B", "-W", "ignore", str(WORKER)]
     pipe = subprocess.PIPE

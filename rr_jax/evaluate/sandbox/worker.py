@@ -71,7 +71,7 @@ class _Running(NamedTuple):
 
 
 def supervise(programs: Sequence[str], timeout: float, workers: int) -> list[str]:
-    """The reason each program ended, with at most `workers` children alive at a time."""
+    """Runs programs and returns the reason each ended, with at most `workers` children alive at a time."""
     reasons = [""] * len(programs)
     running: dict[int, _Running] = {}
     waiting = iter(enumerate(programs))
@@ -210,7 +210,7 @@ def _safe_getattr(value: Any, name: str, *default: Any) -> Any:
 
 
 def _evaluator(mode: str, run: Callable[..., Any]) -> Callable[..., Any]:
-    """`eval` or `exec` of text only, held to the same rules as the program, in its caller's scope unless told."""
+    """Returns `eval` or `exec` of text only, held to the same rules as the program, in its caller's scope unless told."""
 
     def evaluate(source: str, globals: dict[str, Any] | None = None, locals: Mapping[str, Any] | None = None) -> Any:
         if type(source) is not str:
@@ -233,7 +233,7 @@ def _safe_import(name: str, globals: Any = None, locals: Any = None, fromlist: A
 
 
 def _facade(name: str) -> types.ModuleType:
-    """A module with the public names of module `name`, but not the modules (such as `sys`) that it imported."""
+    """Returns a module with the public names of module `name`, but not the modules (such as `sys`) that it imported."""
     module = importlib.import_module(name)
     names = SYS_NAMES if name == "sys" else getattr(module, "__all__", None) or dir(module)
     facade = types.ModuleType(name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rr_jax.models import layers
 from rr_jax.models.layers import ACTIVATIONS
@@ -101,12 +102,12 @@ def param_specs(config: EncoderConfig) -> dict[str, Any]:
 
 def encode(
     params: Params,
-    tokens: jax.Array,
+    tokens: Int[Array, "B S"],
     config: EncoderConfig,
-    mask: jax.Array | None = None,
-    type_ids: jax.Array | None = None,
-) -> jax.Array:
-    """The states [B, S, D] after the last layer.
+    mask: Bool[Array, "B S"] | None = None,
+    type_ids: Int[Array, "B S"] | None = None,
+) -> Float[Array, "B S D"]:
+    """Computes the states [B, S, D] after the last layer.
 
     Args:
       params: the tree that `param_specs` describes.
@@ -134,12 +135,12 @@ def encode(
 
 def classify(
     params: Params,
-    tokens: jax.Array,
+    tokens: Int[Array, "B S"],
     config: EncoderConfig,
-    mask: jax.Array | None = None,
-    type_ids: jax.Array | None = None,
-) -> jax.Array:
-    """Class logits [B, C] float32 from the first token's last state, in the order of `config.labels`.
+    mask: Bool[Array, "B S"] | None = None,
+    type_ids: Int[Array, "B S"] | None = None,
+) -> Float[Array, "B C"]:
+    """Computes class logits [B, C] float32 from the first token's last state, in the order of `config.labels`.
 
     Arguments as for `encode`.
 
@@ -153,13 +154,13 @@ def classify(
     return layers.linear(pooled, params["head"], params["head_bias"]).astype(jnp.float32)
 
 
-def probabilities(logits: jax.Array, config: EncoderConfig) -> jax.Array:
-    """Logits [B, C] to probabilities [B, C]: each label's own if `config.multi_label`, else they sum to one."""
+def probabilities(logits: Float[Array, "B C"], config: EncoderConfig) -> Float[Array, "B C"]:
+    """Turns logits [B, C] into probabilities [B, C]: each label's own if `config.multi_label`, else they sum to one."""
     return jax.nn.sigmoid(logits) if config.multi_label else jax.nn.softmax(logits, axis=-1)
 
 
-def mean_pool(states: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean [B, D] float32 of the states [B, S, D] where mask [B, S] is set; zeros where it is set nowhere."""
+def mean_pool(states: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B D"]:
+    """Returns the mean [B, D] float32 of the states [B, S, D] where mask [B, S] is set; zeros where it is set nowhere."""
     weights = mask.astype(jnp.float32)[:, :, None]
     total = jnp.sum(states.astype(jnp.float32) * weights, axis=1)
     return total / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
@@ -167,13 +168,14 @@ def mean_pool(states: jax.Array, mask: jax.Array) -> jax.Array:
 
 def sentence_embedding(
     params: Params,
-    tokens: jax.Array,
+    tokens: Int[Array, "B S"],
     config: EncoderConfig,
-    mask: jax.Array,
+    mask: Bool[Array, "B S"],
     *,
     normalize: bool,
-) -> jax.Array:
-    """Mean-pooled states [B, D] float32, of length one if `normalize` (static), as sentence-transformers' MiniLM does.
+) -> Float[Array, "B D"]:
+    """Returns mean-pooled states [B, D] float32, of length one if `normalize` (static), as sentence-transformers'
+    MiniLM does.
 
     Other arguments as for `encode`. Source: Reimers and Gurevych, Sentence-BERT (2019), section 3, MEAN strategy.
     """
@@ -184,7 +186,7 @@ def sentence_embedding(
 
 
 def _embed(params: Params, tokens: jax.Array, config: EncoderConfig, type_ids: jax.Array | None) -> jax.Array:
-    """Normed sum [B, S, D] of the embeddings of tokens, positions and types."""
+    """Returns the normed sum [B, S, D] of the embeddings of tokens, positions and types."""
     if config.padded_positions:
         real = (tokens != config.pad_token_id).astype(jnp.int32)
         positions = jnp.cumsum(real, axis=1) * real + config.pad_token_id
@@ -199,7 +201,7 @@ def _embed(params: Params, tokens: jax.Array, config: EncoderConfig, type_ids: j
 
 
 def _layer(x: jax.Array, weights: dict[str, jax.Array], visible: jax.Array, config: EncoderConfig) -> jax.Array:
-    """One post-norm layer over x [B, S, D]; visible [B, S, S] is which tokens each token sees."""
+    """Applies one post-norm layer to x [B, S, D]; visible [B, S, S] is which tokens each token sees."""
 
     def project(x: jax.Array, name: str) -> jax.Array:
         return layers.linear(x, weights[name], weights[f"{name}_bias"])

@@ -173,7 +173,7 @@ def _has_types(family: Family) -> bool:
 
 
 def _labels(hf: dict[str, Any], family: Family, fields: dict[str, Any]) -> tuple[str, ...]:
-    """The labels of a classifier in order, () for an architecture that is read for its states alone."""
+    """Returns the labels of a classifier in order, () for an architecture that is read for its states alone."""
     headless = [f"{family.classes}{kind}" for kind in ("Model", "ForMaskedLM", "ForPreTraining")]
     classifier = f"{family.classes}ForSequenceClassification"
     architectures = hf.get("architectures")
@@ -189,7 +189,7 @@ def _labels(hf: dict[str, Any], family: Family, fields: dict[str, Any]) -> tuple
 
 
 def _multi_label(fields: dict[str, Any], labels: tuple[str, ...]) -> bool:
-    """As the text-classification pipeline of transformers decides; Detoxify's labels are never exclusive."""
+    """Decides as the text-classification pipeline of transformers does; Detoxify's labels are never exclusive."""
     problem = fields["problem_type"]
     if not labels:
         return False

@@ -30,7 +30,7 @@ FAMILIES: dict[str, ModuleType] = {
 
 
 def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
-    """ModelConfig of a parsed config.json.
+    """Returns the ModelConfig of a parsed config.json.
 
     Raises:
       ValueError: the architecture is not supported (listing those that are), or a field is not.
@@ -46,7 +46,7 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """config.json, as a dict, of a model that transformers can load.
+    """Returns config.json, as a dict, of a model that transformers can load.
 
     Raises:
       ValueError: the family cannot say all that the config says; whatever is written reads back as the same config.
@@ -62,12 +62,12 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def model_tensors(config: ModelConfig) -> list[Tensor]:
-    """The tensors that a model of this config has: those of its family whose arrays the config has."""
+    """Returns the tensors that a model of this config has: those of its family whose arrays the config has."""
     return present_tensors(_module(config).TENSORS, param_specs(config))
 
 
 def base_prefix(config: ModelConfig) -> str:
-    """What the names of all tensors but the head begin with; files of the bare base model leave it out."""
+    """Returns what the names of all tensors but the head begin with; files of the bare base model leave it out."""
     prefix: str = _module(config).PREFIX
     return prefix
 

@@ -160,7 +160,7 @@ def read_sizes(fields: Mapping[str, Any], names: Mapping[str, str] | None = None
 def base_config(
     fields: dict[str, Any], family: str, *, names: Mapping[str, str] | None = None, **specific: Any
 ) -> ModelConfig:
-    """The ModelConfig of what all families have, with `specific` fields added or put in place of those read.
+    """Returns the ModelConfig of what all families have, with `specific` fields added or put in place of those read.
 
     Args:
       fields: as returned by `read_fields`.
@@ -189,7 +189,7 @@ def base_config(
 
 
 def base_fields(config: ModelConfig, architecture: str, **specific: Any) -> dict[str, Any]:
-    """config.json of what all families of rotary models with RMSNorm write alike. The inverse of `base_config`.
+    """Returns config.json of what all families of rotary models with RMSNorm write alike. The inverse of `base_config`.
 
     Rotary parameters are written as transformers 5 reads them and, beside that, as version 4 and other readers do.
     """
@@ -209,7 +209,7 @@ def base_fields(config: ModelConfig, architecture: str, **specific: Any) -> dict
 
 
 def token_fields(config: ModelConfig, architecture: str) -> dict[str, Any]:
-    """The part of config.json that says what the model is, and its special tokens."""
+    """Returns the part of config.json that says what the model is, and its special tokens."""
     eos: Any = list(config.eos_token_ids)
     return {
         "architectures": [architecture],
@@ -223,7 +223,7 @@ def token_fields(config: ModelConfig, architecture: str) -> dict[str, Any]:
 
 
 def activation(fields: dict[str, Any], field: str) -> str:
-    """Our name of an activation function."""
+    """Returns our name of an activation function."""
     found = fields[field]
     if found not in _ACTIVATIONS:
         refuse(field, found, ", ".join(map(repr, _ACTIVATIONS)))
@@ -231,12 +231,12 @@ def activation(fields: dict[str, Any], field: str) -> str:
 
 
 def written_activation(config: ModelConfig) -> str:
-    """The Hugging Face name of the config's activation function."""
+    """Returns the Hugging Face name of the config's activation function."""
     return _WRITTEN_ACTIVATIONS[config.activation]
 
 
 def rope_config(rope: dict[str, Any], head_dim: int) -> dict[str, Any]:
-    """Our rotary fields from parameters that were accepted and that the Hugging Face class completed."""
+    """Returns our rotary fields from parameters that were accepted and that the Hugging Face class completed."""
     share = rope.get("partial_rotary_factor")
     dim = head_dim if share is None else int(head_dim * share)
     return {
@@ -247,7 +247,7 @@ def rope_config(rope: dict[str, Any], head_dim: int) -> dict[str, Any]:
 
 
 def rope_fields(config: ModelConfig) -> dict[str, Any]:
-    """Rotary parameters in the spelling of transformers 5."""
+    """Returns rotary parameters in the spelling of transformers 5."""
     rope: dict[str, Any] = {"rope_type": "default"}
     if config.rope_scaling is not None:
         scaling = config.rope_scaling
@@ -262,7 +262,7 @@ def rope_fields(config: ModelConfig) -> dict[str, Any]:
 
 
 def windows(fields: dict[str, Any]) -> dict[str, Any]:
-    """`sliding_window` and `sliding_layers` from "layer_types" and "sliding_window".
+    """Returns `sliding_window` and `sliding_layers` from "layer_types" and "sliding_window".
 
     Raises:
       ValueError: a layer is of a kind that is not implemented, or slides without a window.
@@ -281,7 +281,7 @@ def windows(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def uniform_window(fields: dict[str, Any]) -> int | None:
-    """The window of a family whose layers all have the same."""
+    """Returns the window of a family whose layers all have the same."""
     window = fields["sliding_window"]
     if window is not None and (not isinstance(window, int) or window < 1):
         refuse("sliding_window", window, "null or a positive integer")
@@ -289,7 +289,7 @@ def uniform_window(fields: dict[str, Any]) -> int | None:
 
 
 def window_fields(config: ModelConfig) -> dict[str, Any]:
-    """The fields that `windows` reads back."""
+    """Returns the fields that `windows` reads back."""
     slides = config.sliding_layers or (config.sliding_window is not None,) * config.num_layers
     kinds = ["sliding_attention" if one else "full_attention" for one in slides]
     return {"sliding_window": config.sliding_window, "layer_types": kinds}
@@ -324,7 +324,8 @@ def _check_rope_object(field: str, rope: dict[str, Any]) -> None:
 
 
 def whole_rotary(fields: dict[str, Any]) -> None:
-    """For families whose Hugging Face code rotates whole heads: refuses a share that it would pass over."""
+    """Refuses a share of rotated entries, for families whose Hugging Face code rotates whole heads and would pass over
+    it."""
     for prefix, found in (("", fields), ("rope_parameters.", fields.get("rope_parameters") or {})):
         share = found.get("partial_rotary_factor")
         if share not in (None, 1, 1.0):
@@ -332,7 +333,7 @@ def whole_rotary(fields: dict[str, Any]) -> None:
 
 
 def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
-    """The scaling of parameters that `_check_rope` accepted and the Hugging Face class completed."""
+    """Returns the scaling of parameters that `_check_rope` accepted and the Hugging Face class completed."""
     kind = rope["rope_type"]
     if kind == "default":
         return None

@@ -36,7 +36,7 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def gemma(fields: dict[str, Any]) -> dict[str, Any]:
-    """What Gemma 2 and 3 have in common beyond what all families have. `hidden_act` is there and not looked at."""
+    """Returns what Gemma 2 and 3 have in common beyond what all families have. `hidden_act` is there and not looked at."""
     return {
         "norm_place": "both",
         "norm_offset": 1.0,
@@ -52,12 +52,12 @@ def gemma(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """config.json that transformers loads with the same numbers."""
+    """Returns config.json that transformers loads with the same numbers."""
     return common.base_fields(config, ARCHITECTURE, **gemma_fields(config))
 
 
 def gemma_fields(config: ModelConfig) -> dict[str, Any]:
-    """The fields that `gemma` reads back."""
+    """Returns the fields that `gemma` reads back."""
     scale = config.attention_scale
     return {
         "hidden_activation": common.written_activation(config),

@@ -30,7 +30,7 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """config.json that transformers loads with the same numbers."""
+    """Returns config.json that transformers loads with the same numbers."""
     local = {"rope_type": "default", "rope_theta": config.local_rope_theta}
     return common.base_fields(
         config,

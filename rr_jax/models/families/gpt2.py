@@ -51,7 +51,7 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """config.json that transformers loads with the same numbers."""
+    """Returns config.json that transformers loads with the same numbers."""
     return {
         **common.token_fields(config, ARCHITECTURE),
         **{field: getattr(config, ours) for ours, field in NAMES.items()},

@@ -19,5 +19,5 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """config.json that transformers loads with the same numbers."""
+    """Returns config.json that transformers loads with the same numbers."""
     return common.base_fields(config, ARCHITECTURE, sliding_window=config.sliding_window)

@@ -26,5 +26,5 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """config.json that transformers loads with the same numbers."""
+    """Returns config.json that transformers loads with the same numbers."""
     return common.base_fields(config, ARCHITECTURE, attention_bias=config.qkv_bias)

@@ -55,7 +55,7 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """config.json that transformers loads with the same numbers."""
+    """Returns config.json that transformers loads with the same numbers."""
     return {
         **common.token_fields(config, ARCHITECTURE),
         "hidden_size": config.embed_dim,

@@ -25,7 +25,7 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """config.json that transformers loads with the same numbers."""
+    """Returns config.json that transformers loads with the same numbers."""
     share = config.rotated / config.head_dim
     return common.base_fields(
         config,

@@ -20,12 +20,12 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """config.json that transformers loads with the same numbers."""
+    """Returns config.json that transformers loads with the same numbers."""
     return common.base_fields(config, ARCHITECTURE, **window_fields(config))
 
 
 def window_fields(config: ModelConfig) -> dict[str, Any]:
-    """The window as both Qwen configs spell it; `layer_types` says it all, the others serve older readers."""
+    """Returns the window as both Qwen configs spell it; `layer_types` says it all, the others serve older readers."""
     slides = config.sliding_window is not None
     layers = config.sliding_layers.index(True) if config.sliding_layers else 0 if slides else config.num_layers
     return {"use_sliding_window": slides, "max_window_layers": layers, **common.window_fields(config)}

@@ -33,12 +33,12 @@ class Tensor:
         return "{}" in self.name
 
     def file_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-        """The shape in the file, from the shape of each part in one layer."""
+        """Returns the shape in the file, from the shape of each part in one layer."""
         whole = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
         return whole[::-1] if self.flipped else whole
 
     def split(self, tensor: np.ndarray, shapes: Sequence[tuple[int, ...]], head_dim: int) -> list[np.ndarray]:
-        """The parts of a tensor as read, as views where that is possible."""
+        """Returns the parts of a tensor as read, as views where that is possible."""
         whole = tensor.T if self.flipped else tensor
         if self.heads:
             by_head = whole.reshape(*whole.shape[:-1], -1, len(shapes), head_dim)
@@ -47,7 +47,7 @@ class Tensor:
         return np.split(whole, ends, axis=-1)
 
     def join(self, parts: Sequence[np.ndarray], head_dim: int) -> np.ndarray:
-        """The tensor as it is written: the inverse of `split`."""
+        """Returns the tensor as it is written: the inverse of `split`."""
         if self.heads:
             by_head = [part.reshape(*part.shape[:-1], -1, 1, head_dim) for part in parts]
             whole = np.concatenate(by_head, axis=-2).reshape(*parts[0].shape[:-1], -1)
@@ -57,13 +57,13 @@ class Tensor:
 
 
 def linear(name: str, *parts: str, flipped: bool = True, heads: bool = False) -> tuple[Tensor, Tensor]:
-    """The weight and the bias of a linear module that holds one or several of our modules."""
+    """Returns the weight and the bias of a linear module that holds one or several of our modules."""
     biases = tuple(f"{part}_bias" for part in parts)
     return Tensor(f"{name}.weight", parts, flipped, heads), Tensor(f"{name}.bias", biases, heads=heads)
 
 
 def norm(name: str, part: str) -> tuple[Tensor, Tensor]:
-    """The weight and the bias of a norm."""
+    """Returns the weight and the bias of a norm."""
     return Tensor(f"{name}.weight", (part,)), Tensor(f"{name}.bias", (f"{part}_bias",))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rr_jax.data.token_batches import bucket, token_batches
+from rr_jax.data.padding import bucket, token_batches
 
 LENGTHS = (5, 40, 16, 17, 2, 9, 33, 1, 16, 12, 3)
 

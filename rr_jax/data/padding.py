@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512)
 
@@ -21,9 +22,9 @@ class TokenBatch(NamedTuple):
       mask: [B, S] bool, where there is a token of a text.
     """
 
-    rows: np.ndarray
-    tokens: np.ndarray
-    mask: np.ndarray
+    rows: Int[np.ndarray, "n"]
+    tokens: Int[np.ndarray, "B S"]
+    mask: Bool[np.ndarray, "B S"]
 
 
 def bucket(length: int) -> int:
