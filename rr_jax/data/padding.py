@@ -22,7 +22,7 @@ class TokenBatch(NamedTuple):
       mask: [B, S] bool, where there is a token of a text.
     """
 
-    rows: Int[np.ndarray, "n"]
+    rows: Int[np.ndarray, " n"]
     tokens: Int[np.ndarray, "B S"]
     mask: Bool[np.ndarray, "B S"]
 

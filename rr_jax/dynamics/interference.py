@@ -40,7 +40,7 @@ BATCH = 8
 
 def output_ratio(
     params: Params, adapter: Adapter, retain: Packed, forget: Packed, config: ModelConfig
-) -> dict[str, Float[np.ndarray, "L"]]:
+) -> dict[str, Float[np.ndarray, " L"]]:
     """Returns sqrt(E|x_retain dW|^2 / E|x_forget dW|^2), {module: [L]}: 0 where the update leaves retain inputs alone,
     1 where it acts on them as on those of the forget data. 0 where it acts on neither."""
     energies = [output_energy(params, adapter, first_rows(rows, ROWS), config) for rows in (retain, forget)]
@@ -52,7 +52,7 @@ def output_ratio(
 
 def gradient_cosine(
     params: Params, adapter: Adapter, retain: Packed, forget: Packed, config: ModelConfig, *, scale: float
-) -> dict[str, Float[np.ndarray, "L"]]:
+) -> dict[str, Float[np.ndarray, " L"]]:
     """Returns the cosine of the gradients of the two losses with respect to B at B = 0, {module: [L]}.
 
     It is that of A^T dL/dW: the gradients of the weights seen through the directions that the trained adapter reads.

@@ -18,7 +18,7 @@ from rr_jax.models.spec import Params
 
 def classify_texts(
     encoder: Encoder, texts: Sequence[str], *, batch_size: int = 64, max_length: int = 512
-) -> dict[str, Float[np.ndarray, "N"]]:
+) -> dict[str, Float[np.ndarray, " N"]]:
     """Computes the probabilities of each label: {label: [N] float32}, in the order of the texts.
 
     Args:

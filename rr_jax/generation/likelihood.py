@@ -23,7 +23,7 @@ def response_nll(
     soft_prompts: Any = None,
     soft_rows: Sequence[bool] | None = None,
     batch_size: int = 64,
-) -> Float[np.ndarray, "N"]:
+) -> Float[np.ndarray, " N"]:
     """Computes the mean -log p(token) over the tokens of each response, in nats: [N] float32; 0 for a response without
     tokens.
 

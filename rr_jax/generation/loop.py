@@ -29,8 +29,8 @@ class Generated:
     """
 
     tokens: Int[Array, "B N"]
-    lengths: Int[Array, "B"]
-    finished: Bool[Array, "B"]
+    lengths: Int[Array, " B"]
+    finished: Bool[Array, " B"]
     steps: Int[Array, ""]
 
 
@@ -38,7 +38,7 @@ class Generated:
 class Decoding:
     """A batch on its way: the last token of each row [B], the cache with all before it, and what was written so far."""
 
-    token: Int[Array, "B"]
+    token: Int[Array, " B"]
     cache: Cache
     written: Generated
 
@@ -48,12 +48,12 @@ def start(
     params: Params,
     tokens: Int[Array, "B S"] | Int[np.ndarray, "B S"],
     mask: Bool[Array, "B S"] | Bool[np.ndarray, "B S"],
-    keys: Key[Array, "B"],
+    keys: Key[Array, " B"],
     config: ModelConfig,
     sampling: Sampling,
     *,
     max_new_tokens: int,
-    eos_ids: Int[Array, "E"] | Int[np.ndarray, "E"],
+    eos_ids: Int[Array, " E"] | Int[np.ndarray, " E"],
     pad_id: Int[Array, ""] | Int[np.ndarray, ""],
     adapters: Adapter | None = None,
     soft_prompt: Float[Array, "B P D"] | Float[np.ndarray, "B P D"] | None = None,
@@ -83,12 +83,12 @@ def start(
 def advance(
     params: Params,
     decoding: Decoding,
-    keys: Key[Array, "B"],
+    keys: Key[Array, " B"],
     config: ModelConfig,
     sampling: Sampling,
     *,
     limit: Int[Array, ""] | Int[np.ndarray, ""],
-    eos_ids: Int[Array, "E"] | Int[np.ndarray, "E"],
+    eos_ids: Int[Array, " E"] | Int[np.ndarray, " E"],
     pad_id: Int[Array, ""] | Int[np.ndarray, ""],
     adapters: Adapter | None = None,
 ) -> Decoding:
@@ -134,13 +134,13 @@ def generate_tokens(
     params: Params,
     tokens: Int[Array, "B S"] | Int[np.ndarray, "B S"],
     mask: Bool[Array, "B S"] | Bool[np.ndarray, "B S"],
-    keys: Key[Array, "B"],
+    keys: Key[Array, " B"],
     config: ModelConfig,
     sampling: Sampling,
     *,
     max_new_tokens: int,
     limit: Int[Array, ""] | Int[np.ndarray, ""],
-    eos_ids: Int[Array, "E"] | Int[np.ndarray, "E"],
+    eos_ids: Int[Array, " E"] | Int[np.ndarray, " E"],
     pad_id: Int[Array, ""] | Int[np.ndarray, ""],
     adapters: Adapter | None = None,
     soft_prompt: Float[Array, "B P D"] | Float[np.ndarray, "B P D"] | None = None,

@@ -24,7 +24,7 @@ class PromptBatch(NamedTuple):
       soft_prompt: [B, P, D] float32 or None.
     """
 
-    rows: Int[np.ndarray, "n"]
+    rows: Int[np.ndarray, " n"]
     tokens: Int[np.ndarray, "B S"]
     mask: Bool[np.ndarray, "B S"]
     soft_prompt: Float[np.ndarray, "B P D"] | None

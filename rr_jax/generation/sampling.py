@@ -52,7 +52,7 @@ def make_sampling(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) 
     )
 
 
-def sample_tokens(logits: Float[Array, "B V"], keys: Key[Array, "B"], sampling: Sampling) -> Int[Array, "B"]:
+def sample_tokens(logits: Float[Array, "B V"], keys: Key[Array, " B"], sampling: Sampling) -> Int[Array, " B"]:
     """Draws one token [B] int32 per row of logits [B, V], each row drawn with its own key of keys [B].
 
     A row's token depends on its own logits and key alone. Greedy takes the first of equal logits.

@@ -35,16 +35,16 @@ class Directions:
       total: [L], mean squared norm of an input.
     """
 
-    basis: Float[Array, "L in K"]
+    basis: Float[Array, " L in K"]
     energy: Float[Array, "L K"]
-    total: Float[Array, "L"]
+    total: Float[Array, " L"]
 
 
 class Sketch(NamedTuple):
     """Sums over tokens: of x (x . probe) [L, in, P], of |x|^2 [L], and the number of tokens."""
 
-    products: Float[np.ndarray, "L in P"]
-    squares: Float[np.ndarray, "L"]
+    products: Float[np.ndarray, " L in P"]
+    squares: Float[np.ndarray, " L"]
     tokens: float
 
 
@@ -89,7 +89,7 @@ def dominant_directions(
 
 def output_energy(
     params: Params, adapter: Adapter, rows: Packed, config: ModelConfig
-) -> dict[str, Float[np.ndarray, "L"]]:
+) -> dict[str, Float[np.ndarray, " L"]]:
     """Returns the mean over real tokens of |x a b|^2, {module: [L]}: how strongly an update that is not applied would
     act on what its module reads."""
     sums: dict[str, np.ndarray] = {name: np.zeros(module["a"].shape[0]) for name, module in adapter.items()}

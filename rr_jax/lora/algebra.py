@@ -109,7 +109,7 @@ def pem_factor_rule(original: Adapter, other: Adapter, strength: float | Float[A
     }
 
 
-def recompress(adapter: Adapter, rank: int) -> tuple[Adapter, dict[str, Float[Array, "L"]]]:
+def recompress(adapter: Adapter, rank: int) -> tuple[Adapter, dict[str, Float[Array, " L"]]]:
     """Returns the best adapter of at most `rank` (static), and what it leaves out. Jittable.
 
     QR of both factors, then the SVD of the R x R core: the truncated SVD of a @ b without forming it. The singular
@@ -174,7 +174,7 @@ def delta_weight(adapter: Adapter) -> dict[str, Float[Array, "*N L in out"]]:
     return {name: jnp.matmul(m["a"], m["b"], precision=_HIGHEST) for name, m in adapter.items()}
 
 
-def merge_error(params: Params, adapter: Adapter) -> dict[str, Float[Array, "L"]]:
+def merge_error(params: Params, adapter: Adapter) -> dict[str, Float[Array, " L"]]:
     """Measures how much of an update the merged weights lose to rounding, {module: [L]}: |(merged - w) - a @ b| / |a @
     b|.
 

@@ -120,7 +120,7 @@ def activation_penalty(adapter: Adapter, directions: dict[str, Directions]) -> F
     return jnp.mean(_stack(activations_by_layer(adapter, directions)))
 
 
-def project_out(adapter: Adapter, bases: Sequence[dict[str, Float[Array, "L in K"]]]) -> Adapter:
+def project_out(adapter: Adapter, bases: Sequence[dict[str, Float[Array, " L in K"]]]) -> Adapter:
     """Returns the adapter with every A moved into the orthogonal complement of given directions: A - Q Q^T A. B is
     kept.
 
@@ -140,7 +140,7 @@ def project_out(adapter: Adapter, bases: Sequence[dict[str, Float[Array, "L in K
     return moved
 
 
-def orthonormal_columns(columns: Float[Array, "L in K"]) -> Float[Array, "L in K"]:
+def orthonormal_columns(columns: Float[Array, " L in K"]) -> Float[Array, " L in K"]:
     """Returns orthonormal columns [L, in, K] that span what the given ones span; 0 for one that depends on those before
     it.
 
@@ -161,7 +161,7 @@ def orthonormal_columns(columns: Float[Array, "L in K"]) -> Float[Array, "L in K
     return lax.fori_loop(0, columns.shape[-1], take_in, jnp.zeros_like(columns))
 
 
-def olora_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, "L"]]:
+def olora_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, " L"]]:
     """Returns the terms of `olora_penalty`, {module: [L]}: the sum over pairs of columns of each.
 
     Raises:
@@ -170,7 +170,7 @@ def olora_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, "
     return {name: jnp.sum(jnp.abs(dots), axis=(-2, -1)) for name, dots in _dots(forget, retain).items()}
 
 
-def frobenius_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, "L"]]:
+def frobenius_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, " L"]]:
     """Returns the terms of `frobenius_penalty`, {module: [L]}.
 
     Raises:
@@ -179,7 +179,7 @@ def frobenius_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Arra
     return {name: jnp.sum(dots**2, axis=(-2, -1)) for name, dots in _dots(forget, retain).items()}
 
 
-def angles_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict[str, Float[Array, "L"]]:
+def angles_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict[str, Float[Array, " L"]]:
     """Returns the mean cos^2 of the principal angles between the spaces of a factor, {module: [L]}, as the penalties
     have it.
 
@@ -197,7 +197,7 @@ def angles_by_layer(forget: Adapter, retain: Adapter, factor: str = "a") -> dict
     return means
 
 
-def activations_by_layer(adapter: Adapter, directions: dict[str, Directions]) -> dict[str, Float[Array, "L"]]:
+def activations_by_layer(adapter: Adapter, directions: dict[str, Directions]) -> dict[str, Float[Array, " L"]]:
     """Returns the terms of `activation_penalty`, {module: [L]}; 0 for an A of zeros.
 
     Raises:
@@ -233,7 +233,7 @@ def principal_cosines_by_layer(
     return cosines
 
 
-def overlap_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, "L"]]:
+def overlap_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, " L"]]:
     """Returns the mean over pairs of columns of |cos(a_retain, a_forget)|, {module: [L]}.
 
     Raises:
@@ -243,7 +243,7 @@ def overlap_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array,
     return {name: jnp.mean(jnp.abs(cosines), axis=(-2, -1)) for name, cosines in dots.items()}
 
 
-def update_cosine_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, "L"]]:
+def update_cosine_by_layer(forget: Adapter, retain: Adapter) -> dict[str, Float[Array, " L"]]:
     """Returns the cosine between the two updates a @ b as vectors, {module: [L]}, -1 to 1; 0 where either is zero.
 
     Raises:

@@ -34,7 +34,7 @@ class AttentionMask(NamedTuple):
 
 
 def make_masks(
-    positions: Int[Array, "B S"], key_positions: Int[Array, "B T"], allowed: Bool[Array, "B #S T"], config: ModelConfig
+    positions: Int[Array, "B S"], key_positions: Int[Array, "B T"], allowed: Bool[Array, " B #S T"], config: ModelConfig
 ) -> tuple[AttentionMask, ...]:
     """Returns one mask for all layers; or two, of the layers that see everything and of those that slide.
 
@@ -63,6 +63,6 @@ def mask_of_layer(masks: tuple[AttentionMask, ...], slides: Bool[Array, ""] | No
     return mask
 
 
-def slides_by_layer(config: ModelConfig) -> Bool[Array, "L"] | None:
+def slides_by_layer(config: ModelConfig) -> Bool[Array, " L"] | None:
     """Returns [L] bool, which layers slide; None when all are alike."""
     return None if config.sliding_layers is None else jnp.asarray(config.sliding_layers)

@@ -165,7 +165,7 @@ def prefill(
 
 
 def decode_step(
-    params: Params, token: Int[Array, "B"], cache: Cache, config: ModelConfig, *, adapters: Adapter | None = None
+    params: Params, token: Int[Array, " B"], cache: Cache, config: ModelConfig, *, adapters: Adapter | None = None
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Appends one token [B] to every row and returns the logits [B, V] float32 that follow it, and the cache."""
     check_inputs(token, 1, adapters, config)

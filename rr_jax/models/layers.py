@@ -22,7 +22,7 @@ ACTIVATIONS = {
 
 
 def rms_norm(
-    x: Float[Array, "*B D"], weight: Float[Array, "D"], eps: float, offset: float = 0.0
+    x: Float[Array, "*B D"], weight: Float[Array, " D"], eps: float, offset: float = 0.0
 ) -> Float[Array, "*B D"]:
     """Returns x / rms(x) * (weight + offset) over the last axis, in float32, in the dtype of `x` (Zhang & Sennrich
     2019)."""
@@ -32,7 +32,7 @@ def rms_norm(
 
 
 def layer_norm(
-    x: Float[Array, "*B D"], weight: Float[Array, "D"] | None, bias: Float[Array, "D"] | None, eps: float
+    x: Float[Array, "*B D"], weight: Float[Array, " D"] | None, bias: Float[Array, " D"] | None, eps: float
 ) -> Float[Array, "*B D"]:
     """Returns (x - mean) / sqrt(variance + eps) * weight + bias over the last axis, in float32, in the dtype of `x`.
 
@@ -52,7 +52,7 @@ def _along_last(vector: jax.Array, ndim: int) -> jax.Array:
     return vector.astype(jnp.float32).reshape((1,) * (ndim - vector.ndim) + vector.shape)
 
 
-def rotary_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[Array, "dim/2"]:
+def rotary_frequencies(dim: int, theta: float, scaling: RopeScaling | None = None) -> Float[Array, " dim/2"]:
     """Returns the angular frequency of each of the dim / 2 rotary pairs, float32, after scaling.
 
     The llama3 rule is that of the Llama 3.1 release: wavelengths longer than original / low_freq_factor are divided by
@@ -105,7 +105,7 @@ def apply_rotary(
 def linear(
     x: Float[Array, "*B in"],
     weight: Float[Array, "in out"],
-    bias: Float[Array, "out"] | None = None,
+    bias: Float[Array, " out"] | None = None,
     adapter: dict[str, jax.Array] | None = None,
 ) -> Float[Array, "*B out"]:
     """Returns x @ weight (+ bias) (+ x @ a @ b).

@@ -39,7 +39,7 @@ def row_nll(
     *,
     adapters: Adapter | None = None,
     soft_prompt: Float[Array, "B P D"] | None = None,
-) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Returns the same as `token_nll` for each row apart: two arrays [B]. `soft_prompt` as in `forward`; soft tokens
     must not count."""
     nll, weights = _weighted_nll(params, batch, config, adapters, soft_prompt)
