@@ -60,7 +60,7 @@ class Forbidden(Exception):
 
 
 class _Running(NamedTuple):
-    place: int
+    index: int
     pid: int
     pipe: int
     nonce: bytes
@@ -90,7 +90,7 @@ def supervise(programs: Sequence[str], timeout: float, workers: int) -> list[str
                     # One message is one atomic write, so one read has all of it. Never wait for the end of the
                     # pipe, which a descendant of the program could hold open.
                     message = os.read(pipe, 4096) if pipe in ready else None
-                    reasons[child.place] = _finish(child, message)
+                    reasons[child.index] = _finish(child, message)
                     del running[pipe]
     finally:
         for child in running.values():
