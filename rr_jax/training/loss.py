@@ -25,7 +25,7 @@ class Term(NamedTuple):
     """
 
     total: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides the method of tuples
     weight: jax.Array | float | None = 1.0
 
 
