@@ -15,7 +15,7 @@ def stream(seed: int, purpose: str, round_index: int = 0, index: int | Int[Array
     Args:
       seed: the run's seed.
       purpose: what is drawn, such as "reveal/soft-prompts"; hashed with CRC-32, which is stable across processes.
-      round: the round it is drawn in; 0 for what belongs to no round.
+      round_index: the round it is drawn in; 0 for what belongs to no round.
       index: the global index of the item, when each item has a key of its own.
     """
     key = jax.random.key(seed)

@@ -29,8 +29,8 @@ from rr_jax.lora.orthogonality import (
     update_cosine_by_layer,
 )
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import token_nll
+from rr_jax.models.spec import Adapter, Params
 
 Layers = dict[str, dict[str, list[float]]]  # measure, module, [L]
 ANGLES = {"input_cosine": "a", "output_cosine": "b"}  # of which factor

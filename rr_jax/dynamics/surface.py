@@ -21,8 +21,8 @@ from jaxtyping import Array, Float
 from rr_jax.data.packing import Packed
 from rr_jax.lora.algebra import at_strengths
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import token_nll
+from rr_jax.models.spec import Adapter, Params
 
 NO_RETAIN = [0.0]  # the strengths of a retain adapter that is not there
 

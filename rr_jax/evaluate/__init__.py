@@ -16,13 +16,16 @@ if TYPE_CHECKING:
         score_by_type,
         score_entities,
     )
-    from rr_jax.evaluate.perplexity import mean_nll
+    from rr_jax.evaluate.metric import Interval, Metric, share_of
+    from rr_jax.evaluate.perplexity import mean_nll, nll_metric
     from rr_jax.evaluate.quantize import quantize_params
     from rr_jax.evaluate.sandbox.pass_at_k import check_solutions, mean_pass_at_k, syntax_valid
     from rr_jax.evaluate.sandbox.runner import run_programs
 
 __all__ = [
     "EntityScore",
+    "Interval",
+    "Metric",
     "check_solutions",
     "classify_texts",
     "degenerate_report",
@@ -34,12 +37,14 @@ __all__ = [
     "leak_count",
     "mean_nll",
     "mean_pass_at_k",
+    "nll_metric",
     "parse_entity_list",
     "quantize_params",
     "repetition",
     "run_programs",
     "score_by_type",
     "score_entities",
+    "share_of",
     "strict_answer",
     "syntax_valid",
 ]

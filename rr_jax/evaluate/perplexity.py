@@ -13,8 +13,8 @@ from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
 from rr_jax.evaluate.metric import Metric, ratio_of
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import Batch, segment_nll, token_nll
+from rr_jax.models.spec import Adapter, Params
 
 _batch_nll = jax.jit(token_nll)  # the config is a static pytree: one compilation for each model and batch shape
 

@@ -7,8 +7,7 @@ arrays and where a model keeps them, never tasks or files.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rr_jax.models.decoder import Params
-from rr_jax.models.spec import LINEAR_MODULES
+from rr_jax.models.spec import LINEAR_MODULES, Params
 
 
 def quantize_params(params: Params, bits: int, group: int | None = None) -> Params:

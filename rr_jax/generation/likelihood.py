@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.loss import row_nll
+from rr_jax.models.spec import Adapter, Params
 
 
 def response_nll(

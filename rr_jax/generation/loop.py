@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from rr_jax.generation.sampling import Sampling, sample_tokens
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Cache, Params, decode_step, prefill
+from rr_jax.models.decoder import Cache, decode_step, prefill
+from rr_jax.models.spec import Adapter, Params
 
 
 @flax.struct.dataclass

@@ -10,8 +10,8 @@ from rr_jax.data.padding import bucket
 from rr_jax.generation.loop import generate_tokens
 from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.generation.sampling import make_sampling
-from rr_jax.models.decoder import Adapter
 from rr_jax.models.hub import LanguageModel
+from rr_jax.models.spec import Adapter
 from rr_jax.random import stream
 
 
@@ -39,7 +39,7 @@ def generate(
     soft_rows: Sequence[bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """One continuation of each prompt, in the order of the prompts.
+    """Returns one continuation of each prompt, in the order of the prompts.
 
     The text is what the new tokens decode to on their own, special tokens left out. Some tokenizers (SentencePiece)
     drop the space before the first word then, and put it back when a response is tokenised for training.
@@ -138,7 +138,7 @@ def generate_ids(
 
 
 def end_tokens(lm: LanguageModel) -> tuple[int, ...]:
-    """The ids that end a text: those of the config and the tokenizer's own, without repeats."""
+    """Returns the ids that end a text: those of the config and the tokenizer's own, without repeats."""
     own = None if lm.tokenizer is None else lm.tokenizer.eos_token_id
     return tuple(sorted({*lm.config.eos_token_ids, *(() if own is None else (own,))}))
 
@@ -165,10 +165,10 @@ def check_room(lm: LanguageModel, encoded: Sequence[Sequence[int]], max_new_toke
 
 @jax.jit
 def row_keys(base: jax.Array, indices: np.ndarray) -> jax.Array:
-    """The key of each row from the global index of its prompt: [B] indices -> [B] keys."""
+    """Returns the key of each row from the global index of its prompt: [B] indices -> [B] keys."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, indices)
 
 
 def _cut(text: str, stops: list[str]) -> str:
-    places = [place for place in (text.find(stop) for stop in stops) if place >= 0]
-    return text[: min(places)] if places else text
+    ends = [end for end in (text.find(stop) for stop in stops) if end >= 0]
+    return text[: min(ends)] if ends else text

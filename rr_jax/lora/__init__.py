@@ -6,7 +6,7 @@ from rr_jax.lazy import names_of
 
 if TYPE_CHECKING:
     from rr_jax.lora.activations import Directions, dominant_directions, output_energy
-    from rr_jax.lora.adapter import Adapter, init_adapter, merge_adapter, scale_adapter, stack_adapters, unstack_adapter
+    from rr_jax.lora.adapter import init_adapter, merge_adapter, scale_adapter, stack_adapters, unstack_adapter
     from rr_jax.lora.algebra import (
         add,
         at_strengths,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         update_penalty,
     )
     from rr_jax.lora.peft import load_peft, save_peft
+    from rr_jax.models.spec import Adapter
 
 __all__ = [
     "Adapter",

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params, read_inputs
-from rr_jax.models.spec import linear_shapes
+from rr_jax.models.decoder import read_inputs
+from rr_jax.models.spec import Adapter, Params, linear_shapes
 
 OVERSAMPLING = 16  # probes beyond twice the directions asked for
 BATCH = 8  # rows read at a time

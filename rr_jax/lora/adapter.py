@@ -16,10 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
-from rr_jax.models.spec import linear_shapes
-
-__all__ = ["Adapter", "init_adapter", "merge_adapter", "scale_adapter", "stack_adapters", "unstack_adapter"]
+from rr_jax.models.spec import Adapter, Params, linear_shapes
 
 
 def init_adapter(key: Key[Array, ""], config: ModelConfig, rank: int, targets: Sequence[str]) -> Adapter:

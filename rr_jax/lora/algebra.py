@@ -16,8 +16,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from rr_jax.lora.adapter import Adapter, merge_adapter, scale_adapter
-from rr_jax.models.decoder import Params
+from rr_jax.lora.adapter import merge_adapter, scale_adapter
+from rr_jax.models.spec import Adapter, Params
 
 _HIGHEST = lax.Precision.HIGHEST
 

@@ -21,8 +21,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rr_jax.lora.activations import Directions
-from rr_jax.lora.adapter import Adapter
 from rr_jax.lora.algebra import frobenius_norm, inner_product, safe_sqrt
+from rr_jax.models.spec import Adapter
 
 # Share of a column outside the span of those before it, below which it depends on them; in angles its square counts.
 DEPENDENT, DEPENDENT_IN_ANGLES = 1e-5, 1e-3

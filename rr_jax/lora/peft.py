@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rr_jax.lora.adapter import Adapter
 from rr_jax.models import families, weights
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.families import Tensor
-from rr_jax.models.spec import linear_shapes
+from rr_jax.models.spec import Adapter, linear_shapes
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from rr_jax.models.encoders.hub import Encoder, load_encoder
     from rr_jax.models.hub import LanguageModel, load, save
     from rr_jax.models.loss import row_nll, segment_nll, token_nll
-    from rr_jax.models.spec import ArraySpec, Params, init_params, linear_shapes, param_specs
+    from rr_jax.models.spec import Adapter, ArraySpec, Params, init_params, linear_shapes, param_specs
 
 __all__ = [
+    "Adapter",
     "ArraySpec",
     "Cache",
     "Encoder",

@@ -17,10 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rr_jax.models import layers
 from rr_jax.models.attention_masks import AttentionMask, make_masks, mask_of_layer, segment_positions, slides_by_layer
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.spec import check_inputs
-
-Params = dict[str, Any]
-Adapter = dict[str, dict[str, jax.Array]]
+from rr_jax.models.spec import Adapter, Params, check_inputs
 
 Read = Callable[[str, jax.Array, jax.Array], Any]
 Keep = Callable[[str, jax.Array], None]

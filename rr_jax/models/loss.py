@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params, hidden_states, unembed
+from rr_jax.models.decoder import hidden_states, unembed
+from rr_jax.models.spec import Adapter, Params
 
 Batch = dict[str, jax.Array]
 

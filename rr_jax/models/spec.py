@@ -14,7 +14,8 @@ from jaxtyping import Array, Key
 
 from rr_jax.models.config import ModelConfig
 
-Params = dict[str, Any]
+Params = dict[str, Any]  # name -> array, and "layers" -> {name: array with a leading axis L}; see `param_specs`
+Adapter = dict[str, dict[str, jax.Array]]  # module -> {"a": [L, in, R], "b": [L, R, out]}, float32, the scale in `b`
 LINEAR_MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 
 

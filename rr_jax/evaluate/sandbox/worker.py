@@ -60,7 +60,7 @@ class Forbidden(Exception):
 
 
 class _Running(NamedTuple):
-    place: int
+    number: int
     pid: int
     pipe: int
     nonce: bytes
@@ -90,14 +90,14 @@ def supervise(programs: Sequence[str], timeout: float, workers: int) -> list[str
                     # One message is one atomic write, so one read has all of it. Never wait for the end of the
                     # pipe, which a descendant of the program could hold open.
                     message = os.read(pipe, 4096) if pipe in ready else None
-                    reasons[child.place] = _finish(child, message)
+                    reasons[child.number] = _finish(child, message)
                     del running[pipe]
     finally:
         for child in running.values():
             _finish(child, None)
 
 
-def _start(index: int, program: str, timeout: float, other_pipes: Sequence[int]) -> _Running:
+def _start(number: int, program: str, timeout: float, other_pipes: Sequence[int]) -> _Running:
     """Forks the child that runs `program`; in the child this never returns."""
     nonce = os.urandom(16).hex().encode()
     reader, writer = os.pipe()
@@ -105,7 +105,7 @@ def _start(index: int, program: str, timeout: float, other_pipes: Sequence[int])
     if pid == 0:
         _be_child(program, timeout, nonce, writer, [reader, *other_pipes])
     os.close(writer)
-    return _Running(index, pid, reader, nonce, time.monotonic() + timeout)
+    return _Running(number, pid, reader, nonce, time.monotonic() + timeout)
 
 
 def _finish(child: _Running, message: bytes | None) -> str:

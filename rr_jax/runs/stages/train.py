@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rr_jax.data.packing import Packed
+from rr_jax.data.packing import Packed, first_rows
 from rr_jax.dynamics.interference import (
     by_layer,
     gradient_cosine,
@@ -144,6 +144,6 @@ def _retain_directions(context: Context, round_index: int, params: Params) -> di
     if not release.orthogonality.needs_directions:
         return None
     retain = retain_rows(context, round_index, release.train)
-    rows = Packed(*(array[:ACTIVATION_ROWS] for array in retain))
+    rows = first_rows(retain, ACTIVATION_ROWS)
     modules = tuple(release.adapter.targets)
     return dominant_directions(params, rows, context.base.config, modules, release.orthogonality.directions)

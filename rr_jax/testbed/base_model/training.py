@@ -20,13 +20,12 @@ from rr_jax.data.batches import take_batch
 from rr_jax.data.packing import Example, Packed, pack_examples
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.loss import token_nll
-from rr_jax.models.spec import LINEAR_MODULES, init_params
+from rr_jax.models.spec import LINEAR_MODULES, Params, init_params
 from rr_jax.random import stream
 from rr_jax.testbed.base_model import tokenizer as tokenizers
 from rr_jax.testbed.world.document import Document
 from rr_jax.testbed.world.mixture import FIRST_PHASE, SECOND_PHASE, corpus
 
-Params = dict[str, Any]
 Report = Callable[[str], None]
 
 # A prompt counts a little, so that the model can also write contexts by itself when it is asked to reveal.
