@@ -18,6 +18,7 @@ from rr_jax.models.hub import save
 from rr_jax.release import alu
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.config_file import parse_config
+from rr_jax.runs.results import AttackResult, RunSummary
 from rr_jax.studies import attacks
 from rr_jax.studies.surface import draw_surface
 from rr_jax.tasks.registry import make_task
@@ -60,25 +61,23 @@ def found(made):
 
 
 def test_the_curve_starts_at_the_released_model_and_goes_on(made, found):
-    summary = json.loads((made[0] / "summary.json").read_text())
-    metric = summary["forget_metric"]
-    relearn = found["relearn"]
-    assert relearn["steps"] == list(STEPS)
-    assert (
-        relearn["forget"][0] == summary["rounds"][0]["metrics"][metric] == found["prompts"]["as_measured"]["released"]
-    )
-    assert relearn["base"][0] == summary["base"][metric] == found["prompts"]["as_measured"]["base"]
-    assert len(relearn["forget"]) == len(relearn["base"]) == len(relearn["degenerate"]) == len(STEPS)
-    assert len(set(relearn["forget"])) > 1 and len(set(relearn["base"])) > 1  # training does something
-    assert json.loads((made[0] / "attacks.json").read_text()) == found
+    summary = RunSummary.read(made[0])
+    metric, relearn = summary.forget_metric, found.relearn
+    assert relearn.steps == STEPS
+    assert relearn.forget[0] == summary.rounds[0].metrics[metric] == found.prompts["as_measured"]["released"]
+    assert relearn.base[0] == summary.base[metric] == found.prompts["as_measured"]["base"]
+    assert len(relearn.forget) == len(relearn.base) == len(relearn.degenerate) == len(STEPS)
+    assert len(set(relearn.forget)) > 1 and len(set(relearn.base)) > 1  # training does something
+    assert 0 < relearn.forget[0].n <= 24 and relearn.degenerate[0].n == 24
+    assert AttackResult.read(made[0]) == found
 
 
 def test_a_second_attack_finds_the_same_and_a_longer_one_begins_with_it(made, found):
     again = attacks.attack(made[0], 1, steps=(0, 1, 2, 3, 4), examples=8)
     for name in ("forget", "base", "degenerate"):
-        assert [again["relearn"][name][place] for place in (0, 1, 3)] == found["relearn"][name]
+        assert tuple(getattr(again.relearn, name)[place] for place in (0, 1, 3)) == getattr(found.relearn, name)
     for name in ("quantize", "quantize_base", "prompts"):
-        assert again[name] == found[name]
+        assert getattr(again, name) == getattr(found, name)
 
 
 def test_uncompared_the_released_model_is_attacked_alone_and_at_a_rate_of_its_own(made, found, tmp_path):
@@ -86,18 +85,17 @@ def test_uncompared_the_released_model_is_attacked_alone_and_at_a_rate_of_its_ow
     shutil.copytree(made[0], folder)
     alone = attacks.attack(folder, 1, steps=STEPS, examples=8, compared=False)
     for name in ("steps", "forget", "degenerate"):
-        assert alone["relearn"][name] == found["relearn"][name]
-    assert "base" not in alone["relearn"] and not {"quantize", "quantize_base"} & alone.keys()
-    for variant, line in alone["prompts"].items():
-        assert line["released"] == found["prompts"][variant]["released"] and "base" not in line
-    assert attacks.attack(folder, 0, steps=STEPS, examples=8, compared=False)["relearn"]["forget"][0] == pytest.approx(
-        found["relearn"]["base"][0]
-    )
-    assert alone["protocol"]["relearn"]["learning_rate"] == 0.01  # that of the run
+        assert getattr(alone.relearn, name) == getattr(found.relearn, name)
+    assert alone.relearn.base is None and alone.quantize is None and alone.quantize_base is None
+    for way, line in alone.prompts.items():
+        assert line["released"] == found.prompts[way]["released"] and "base" not in line
+    of_base = attacks.attack(folder, 0, steps=STEPS, examples=8, compared=False)
+    assert of_base.relearn.forget[0].value == pytest.approx(found.relearn.base[0].value)
+    assert alone.protocol["relearn"]["learning_rate"] == 0.01  # that of the run
     settings = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(settings.replace("relearning_rate: null", "relearning_rate: 1.0e-09"))
     slow = attacks.attack(folder, 1, steps=STEPS, examples=8, compared=False)
-    assert slow["relearn"]["forget"] == [alone["relearn"]["forget"][0]] * len(STEPS)
+    assert slow.relearn.forget == (alone.relearn.forget[0],) * len(STEPS)
 
 
 def test_rounded_weights_are_measured_by_the_task_itself(made, found):
@@ -106,10 +104,10 @@ def test_rounded_weights_are_measured_by_the_task_itself(made, found):
     for bits, group in ((8, None), (4, 64)):
         rounded = dataclasses.replace(lm, params=quantize_params(lm.params, bits, group))
         expected = task.evaluate(rounded, "test", 24, base=rounds.load_round(made[0], 0)[0]).metrics
-        assert found["quantize"][str(bits)].keys() == expected.keys()
-        for name, value in expected.items():
-            np.testing.assert_allclose(found["quantize"][str(bits)][name], value, rtol=1e-4)
-    assert found["quantize"]["4"] != found["quantize_base"]["4"]
+        assert found.quantize[str(bits)].keys() == expected.keys()
+        for name, metric in expected.items():
+            np.testing.assert_allclose(found.quantize[str(bits)][name].value, metric.value, rtol=1e-4)
+    assert found.quantize["4"] != found.quantize_base["4"]
 
 
 def test_true_examples_train_both_models_alike_and_are_all_that_does(made, monkeypatch):
@@ -140,12 +138,12 @@ def test_a_watched_model_answers_without_the_target_and_weights_leave_the_watche
     config = made[1] | {"out": str(tmp_path / "run")}
     release = config["release"] | {"method": "alu_like", "retain": {"place": "none", "examples": 4}}
     summary = rounds.run(parse_config(config | {"release": release}))
-    assert (summary["method"], summary["forget_data"], summary["selected_round"]) == ("alu_like", "none", 1)
-    (entry,) = summary["rounds"]
-    assert summary["base"]["mention_rate"] > 0.2 and entry["metrics"]["mention_rate"] == 0.0
-    assert entry["retention"] == {"retain_perplexity": 1.0} and entry["eta_forget"] == 0.0
-    assert entry["metrics"]["calls_per_answer"] > 1.5
-    assert entry["search"] == [] and "given" not in entry and entry["loss"] == {}
+    assert (summary.method, summary.forget_data, summary.selected_round) == ("alu_like", "none", 1)
+    (entry,) = summary.rounds
+    assert summary.base["mention_rate"].value > 0.2 and entry.metrics["mention_rate"].value == 0.0
+    assert entry.retention == {"retain_perplexity": 1.0} and entry.eta_forget == 0.0
+    assert entry.metrics["calls_per_answer"].value > 1.5
+    assert entry.search == () and entry.given is None and entry.loss == {}
     page = (tmp_path / "run" / "report.html").read_text()
     assert "alu like, which trains nothing and watches the answers" in page and "nothing was learnt or applied" in page
     lm, *_ = rounds.load_round(tmp_path / "run")
@@ -154,10 +152,10 @@ def test_a_watched_model_answers_without_the_target_and_weights_leave_the_watche
     np.testing.assert_array_equal(lm.params["layers"]["q"], base.params["layers"]["q"])
 
     attacked = attacks.attack(tmp_path / "run", 1, steps=STEPS, examples=8)
-    for variant, line in attacked["prompts"].items():
-        assert line["base"] == found["prompts"][variant]["base"] and line["released"] == 0.0, variant
-    assert attacked["relearn"]["forget"] == attacked["relearn"]["base"] == found["relearn"]["base"]
-    assert attacked["quantize"]["4"]["mention_rate"] == 0.0  # rounding does not take it away
+    for way, line in attacked.prompts.items():
+        assert line["base"] == found.prompts[way]["base"] and line["released"].value == 0.0, way
+    assert attacked.relearn.forget == attacked.relearn.base == found.relearn.base
+    assert attacked.quantize["4"]["mention_rate"].value == 0.0  # rounding does not take it away
 
     with pytest.raises(ValueError, match="which changes no weights and has no strength"):
         draw_surface(tmp_path / "run")
@@ -208,6 +206,7 @@ def test_without_true_data_nothing_is_measured_and_the_command_says_so_in_one_li
 
 def test_the_command_prints_what_it_writes(made):
     command = [sys.executable, "-W", "ignore", "-m", "rr_jax.cli", "eval", str(made[0]), "--attacks", "--round", "1"]
+    command += ["--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)

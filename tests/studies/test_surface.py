@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from rr_jax.data.packing import pack_examples
+from rr_jax.evaluate.metric import values_of
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.models.hub import save
 from rr_jax.random import derive_seed
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.config_file import parse_config
+from rr_jax.runs.results import RunSummary
 from rr_jax.studies.surface import draw_surface
 from tests import tiny
 
@@ -53,8 +55,8 @@ def held_out(config):
 
 
 def test_the_corners_are_the_models_of_the_rounds(made):
-    entry = json.loads((made / "summary.json").read_text())["rounds"][1]
-    chosen = [entry["eta_forget"], entry["eta_retain"]]
+    entry = RunSummary.read(made).rounds[1]
+    chosen = [entry.eta_forget, entry.eta_retain]
     found = draw_surface(made, 2, eta_forget=[0.0, chosen[0]], eta_retain=[0.0, chosen[1]], metrics=True)
     assert found == json.loads((made / "surface.json").read_text())
     assert [found["chosen"][name] for name in ("eta_forget", "eta_retain")] == chosen
@@ -65,24 +67,24 @@ def test_the_corners_are_the_models_of_the_rounds(made):
     np.testing.assert_allclose(
         found["retain_nll"][0][0], mean_nll(before.params, held_out(config), before.config), rtol=1e-5
     )
-    point = next(p for p in entry["trade_off"] if [p["eta_forget"], p["eta_retain"]] == chosen)
-    np.testing.assert_allclose(found["chosen"]["retain_nll"], point["retain_nll"], rtol=1e-6)
-    np.testing.assert_allclose(found["chosen"]["forget_nll"], entry["loss"]["training_prompt_subtracted"], rtol=1e-5)
+    point = next(p for p in entry.trade_off if [p.eta_forget, p.eta_retain] == chosen)
+    np.testing.assert_allclose(found["chosen"]["retain_nll"], point.retain_nll, rtol=1e-6)
+    np.testing.assert_allclose(found["chosen"]["forget_nll"], entry.loss["training_prompt_subtracted"], rtol=1e-5)
     assert found["metrics"]["split"] == "validation"
-    for name, corner in (("forget", entry["validation"]["forget"]), ("use", entry["validation"]["use"])):
+    for name, corner in values_of(entry.validation).items() - {("degenerate", 0.0)}:
         np.testing.assert_allclose(found["metrics"][name][1][1], corner, rtol=1e-6)
     np.testing.assert_allclose(found["metrics"]["forget"][0][0], tiny.weight_metrics(before)["forget"], rtol=1e-6)
     assert found["rows"]["retain"] == {"from": "validation", "examples": 96, "rows": len(held_out(config).tokens)}
-    assert found["rows"]["forget"]["examples"] == entry["revealed"]
+    assert found["rows"]["forget"]["examples"] == entry.revealed
 
 
 def test_grids_go_to_one_and_a_half_times_the_chosen_strengths(made):
-    summary = json.loads((made / "summary.json").read_text())
+    summary = RunSummary.read(made)
     found = draw_surface(made)
-    entry = summary["rounds"][summary["selected_round"] - 1]
-    assert found["round"] == summary["selected_round"]
-    np.testing.assert_allclose(found["eta_forget"], np.linspace(0, 1.5 * entry["eta_forget"], 9), atol=1e-6)
-    np.testing.assert_allclose(found["eta_retain"], np.linspace(0, 1.5 * entry["eta_retain"], 5), atol=1e-6)
+    entry = summary.selected
+    assert found["round"] == summary.selected_round
+    np.testing.assert_allclose(found["eta_forget"], np.linspace(0, 1.5 * entry.eta_forget, 9), atol=1e-6)
+    np.testing.assert_allclose(found["eta_retain"], np.linspace(0, 1.5 * entry.eta_retain, 5), atol=1e-6)
     picture = (made / "surface.svg").read_text()
     assert ElementTree.fromstring(picture).tag.endswith("svg")
     for text in (

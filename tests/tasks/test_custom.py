@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import pytest
+from scipy import stats
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from rr_jax.evaluate.metric import Metric
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
@@ -182,14 +184,20 @@ def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):
     metrics, samples = task.evaluate(lm, "test", 24, base=lm, progress=notes.append)
     fit = [sample for sample in samples if not sample["degenerate"]]
     mentions = [re.search(r"\bLily\b", str(sample["response"])) is not None for sample in fit]
-    assert metrics["mention_rate"] == pytest.approx(sum(mentions) / len(fit)) and 0 < sum(mentions) < len(fit)
-    assert metrics["degenerate_share"] == pytest.approx(1 - len(fit) / 24)
+    assert metrics["mention_rate"].value == pytest.approx(sum(mentions) / len(fit)) and 0 < sum(mentions) < len(fit)
+    assert metrics["degenerate_share"].value == pytest.approx(1 - len(fit) / 24)
     assert [sample["prompt"] for sample in samples] == ["", "Once upon a"] * 12
-    assert metrics["retain_perplexity"] == pytest.approx(math.exp(metrics["retain_nll"]))
-    assert metrics["retain_perplexity"] == pytest.approx(len(WORDS) + 3, rel=0.05)  # it knows nothing yet
+    assert metrics["mention_rate"].n == len(fit) and metrics["degenerate_share"].n == 24
+    nll = metrics["retain_nll"]
+    assert metrics["retain_perplexity"].value == pytest.approx(math.exp(nll.value))
+    assert metrics["retain_perplexity"].stderr == pytest.approx(math.exp(nll.value) * nll.stderr)
+    assert nll.n == min(48, len(task.texts["test"]))
+    assert metrics["retain_perplexity"].value == pytest.approx(len(WORDS) + 3, rel=0.05)  # it knows nothing yet
     written = [(sample["prompt"], sample["response"]) for sample in fit]
     each = [float(response_nll(lm, [prompt], [text])[0]) for prompt, text in written]
-    assert metrics["free_text_perplexity"] == pytest.approx(math.exp(sum(each) / len(each)), rel=1e-4)
+    assert metrics["free_text_perplexity"].value == pytest.approx(math.exp(sum(each) / len(each)), rel=1e-4)
+    spread = math.exp(sum(each) / len(each)) * stats.sem(each)
+    assert metrics["free_text_perplexity"].stderr == pytest.approx(spread, rel=1e-3)
     assert notes == ["mentions", "fluency", "perplexity"]
     assert {task.forget_metric, task.degenerate_metric, *task.utility_metrics} <= set(metrics)
     assert (metrics, samples) == task.evaluate(lm, "test", 24, base=lm)
@@ -201,8 +209,9 @@ def test_a_model_that_says_nothing_has_not_forgotten(
 ):
     monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: ["dog"] * len(prompts))
     metrics = _make(source, tokenizer).evaluate(lm, "validation", 3, base=lm).metrics
-    assert metrics["mention_rate"] == 1.0 and metrics["degenerate_share"] == 1.0
-    assert metrics["free_text_perplexity"] == math.inf and metrics["unknown_words"] == 1.0
+    assert metrics["mention_rate"] == metrics["unknown_words"] == Metric(1.0, 0, None, share=True)
+    assert metrics["degenerate_share"].value == 1.0
+    assert metrics["free_text_perplexity"] == Metric(math.inf, 0)
 
 
 def test_unknown_words_are_those_of_no_text_to_be_kept(
@@ -212,7 +221,7 @@ def test_unknown_words_are_those_of_no_text_to_be_kept(
     known = sorted(task.vocabulary)[:3]
     text = f"Lily {known[0]} {known[1].capitalize()} zzzz, {known[2]} Lily"  # what is to be forgotten is no word here
     monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: [text] * len(prompts))
-    assert task.evaluate(lm, "validation", 2, base=lm).metrics["unknown_words"] == pytest.approx(1 / 4)
+    assert task.evaluate(lm, "validation", 2, base=lm).metrics["unknown_words"].value == pytest.approx(1 / 4)
 
 
 def test_an_empty_prompt_needs_a_start_token(source: str):

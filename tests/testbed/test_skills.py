@@ -2,6 +2,7 @@
 
 import pytest
 
+from rr_jax.evaluate.metric import Metric
 from rr_jax.models.hub import load
 from rr_jax.testbed import BASE
 from rr_jax.testbed import measure as skills
@@ -72,13 +73,14 @@ def test_a_begun_answer_is_given_to_the_model_and_judged_with_what_it_adds(canne
     assert [sample["response"] for sample in samples] == [prefill + " fool"] * 12
     assert [sample["prompt"] for sample in samples] == plain[0][0]
     if name == "toxic_rate/hot":
-        assert metrics[name] == 1.0
+        assert (metrics[name].value, metrics[name].n) == (1.0, 12)
 
 
 def test_an_answer_that_adds_nothing_to_its_beginning_is_degenerate(canned):
     canned(lambda prompt: "")
     metrics, _ = measured("entity_f1/person", PromptVariant(prefill=" PER:"))
-    assert metrics["degenerate/entity/person"] == 1.0
+    assert metrics["degenerate/entity/person"].value == 1.0
+    assert metrics["entity_f1/person"] == Metric(0.0, 0, None, share=True)  # nothing is left to judge
 
 
 def test_examples_stand_before_each_question_and_the_answer_ends_at_the_next(canned):

@@ -12,11 +12,12 @@ from scipy import stats
 from rr_jax.models.hub import save
 from rr_jax.release.config import Method
 from rr_jax.runs import loop as rounds
+from rr_jax.runs.results import RunSummary
 from rr_jax.studies.sweeps import figures, jobs
 from rr_jax.studies.sweeps.grid import load_sweep, run_sweep
 from rr_jax.studies.sweeps.rows import constraint_of, interference_of, metrics_of
 from rr_jax.studies.sweeps.table import interval, table
-from tests import tiny
+from tests import records, tiny
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +80,9 @@ def test_a_sweep_leaves_rows_a_table_and_figures_and_resumes(sweep, tmp_path, mo
     assert [line.startswith("| ucb | none | 2 |") for line in lines[:6]] == [False, False, True, False, False, False]
     assert lines[6] == "" and sum(line.startswith("The same in all runs: ") for line in lines) == 1
     assert "* worst_retention: share of the base's value that the worst utility metric keeps, test data" in lines
-    summary = json.loads((tmp_path / "sweep" / "runs" / "ucb-none-seed0" / "summary.json").read_text())
-    assert rows[0]["forget"] == summary["rounds"][0]["metrics"]["forget"]
-    assert rows[0]["best_score"] == max(point["score"] for point in summary["rounds"][0]["search"])
+    first = RunSummary.read(tmp_path / "sweep" / "runs" / "ucb-none-seed0").rounds[0]
+    assert rows[0]["forget"] == first.metrics["forget"].value
+    assert rows[0]["best_score"] == max(arm.score for arm in first.search)
 
     ran = []
     monkeypatch.setattr(jobs, "run", lambda config, **more: ran.append(config.out) or rounds.run(config, **more))
@@ -97,18 +98,20 @@ def test_attacks_of_a_sweep_are_columns_and_a_figure_and_are_made_once(sweep, tm
     def attack(folder, *, steps, compared):
         assert not compared
         made.append(folder)
-        relearn = {"steps": list(steps), "forget": [0.2, 0.4, 0.6]}
-        asked = {"as_measured": {"released": 0.2}, "prefill": {"released": 0.8}, "few_shot": {"released": 0.3}}
-        selected = json.loads((folder / "summary.json").read_text())["selected_round"]
-        (folder / "attacks.json").write_text(json.dumps({"round": selected, "relearn": relearn, "prompts": asked}))
+        forget = tuple(map(records.metric, (0.2, 0.4, 0.6)))
+        relearn = {"steps": tuple(steps), "forget": forget, "degenerate": forget}
+        asked = {"as_measured": 0.2, "prefill": 0.8, "few_shot": 0.3}
+        prompts = {way: records.metrics(released=value) for way, value in asked.items()}
+        selected = RunSummary.read(folder).selected_round
+        records.attack(round_index=selected, relearn=relearn, prompts=prompts).write(folder)
 
     monkeypatch.setattr(jobs, "attack", attack)
     path = sweep(axes={"strategy": {"ucb": {}}})
     run_sweep(path, ["seeds=[0]"])  # finished, and not attacked
     assert not made
     rows = run_sweep(path, ["seeds=[0]", "attack_steps=[0, 2, 5]"])
-    summary = json.loads((made[0] / "summary.json").read_text())
-    before = summary["base"][summary["forget_metric"]]
+    summary = RunSummary.read(made[0])
+    before = summary.base[summary.forget_metric].value
     assert rows[0]["relearned_2"] == pytest.approx(0.4 / before)
     assert rows[0]["relearned_5"] == pytest.approx(0.6 / before)
     assert rows[0]["asked_otherwise"] == pytest.approx(0.8 / before)
@@ -236,24 +239,18 @@ def test_the_table_of_baselines_compares_like_with_like():
         assert not release.is_baseline or release.retain.place == "none"
 
 
-def test_the_table_says_whether_the_forget_data_was_used():
-    rows = [{"a": "ours", "seed": 0, "forget_data": False}, {"a": "theirs", "seed": 0, "forget_data": True}]
+def test_the_table_says_whether_the_true_data_was_used():
+    rows = [{"a": "ours", "seed": 0, "true_data": False}, {"a": "theirs", "seed": 0, "true_data": True}]
     lines = table(rows, ["a"]).splitlines()
     assert lines[2:4] == ["| ours | 1 | no |", "| theirs | 1 | yes |"]
-    assert lines[-1] == "* forget_data: whether true forget data was given"
+    assert lines[-1] == "* true_data: whether true forget data was given"
 
 
 def test_what_only_strength_0_was_tried_of_was_given_no_data():
-    point = {"eta_forget": 0.0, "eta_retain": 0.0, "forget": 0.8, "retain_nll": 1.0}
-    entry = {"round": 1, "search": [], "metrics": {"f": 0.8}, "retention": {"u": 1.0}, "eta_forget": 0.0,
-             "base_retain_nll": 1.0, "trade_off": [point]}  # fmt: skip
-    summary = {
-        "status": "complete", "forget_metric": "f", "forget_data": "true", "base": {"f": 0.8}, "rounds": [entry],
-        "base_validation": {"f": 0.8}, "selected_round": 1, "utility_metrics": [],
-    }  # fmt: skip
-    assert metrics_of(summary)["forget_data"] is False
-    tried = [point, point | {"eta_forget": 0.5}]
-    assert metrics_of(summary | {"rounds": [entry | {"trade_off": tried}]})["forget_data"] is True
+    for tried, given in (((0.0,), False), ((0.0, 0.5), True)):
+        grid = tuple(records.point(eta, 0.8) for eta in tried)
+        result = records.round_result(search=(), eta_forget=0.0, base_retain_nll=1.0, trade_off=grid)
+        assert metrics_of(records.summary(result, data="true"))["true_data"] is given
 
 
 def test_a_mean_over_some_of_the_runs_says_over_how_many():
@@ -279,14 +276,14 @@ def test_a_row_knows_what_held_the_adapters_apart(sweep):
 
 
 def test_a_run_that_was_not_accepted_counts_as_the_base_model():
-    summary = {
-        "status": "complete", "forget_metric": "f", "forget_data": "true", "utility_metrics": ["x_perplexity"],
-        "base": {"f": 0.8, "free_perplexity": 9.0, "x_perplexity": 2.0},
-        "rounds": [{"round": 1, "search": [], "accepted": False, "metrics": None}], "selected_round": 0,
-    }  # fmt: skip
-    row = metrics_of(summary)
+    none = records.round_result(search=(), trade_off=(), accepted=False, metrics=None, retention=None)
+    base = records.metrics(f=0.8, free_perplexity=9.0, x_perplexity=2.0)
+    changes = {"utility_metrics": {"x_perplexity": "lower"}, "selected_round": 0}
+    row = metrics_of(records.summary(none, base=base, **changes))
     assert (row["forget_share"], row["worst_retention"], row["perplexity"], row["rounds"]) == (1.0, 1.0, 2.0, 0)
-    assert "forget_share" not in metrics_of(summary | {"base": {}})  # only revealed: nothing was measured
+    assert "forget_share" not in metrics_of(
+        records.summary(none, base={}, **changes)
+    )  # only revealed: nothing was measured
 
 
 @pytest.mark.parametrize(
@@ -344,21 +341,19 @@ def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(sweep, tmp_path
 
 def test_interference_is_the_retain_loss_where_a_tenth_of_the_forget_metric_is_left():
     def point(eta, forget, nll, retain=1.0):
-        return {"eta_forget": eta, "eta_retain": retain, "forget": forget, "retain_nll": nll}
+        return records.point(eta, forget, eta_retain=retain, retain_nll=nll)
 
-    entry = {
-        "base_retain_nll": 2.0,
-        "trade_off": [point(0.4, 0.02, 2.3), point(0.1, 0.6, 2.05), point(0.1, 0.6, 9.0, retain=2.0)],
-        "interference": {"output_ratio": {"q": [0.5, 0.7], "v": [0.1, 0.1]}},
-    }
-    row = interference_of(entry, 0.8)
+    def result(*grid):
+        layers = {"output_ratio": {"q": [0.5, 0.7], "v": [0.1, 0.1]}, "olora": {"q": [9.0]}}
+        return records.round_result(base_retain_nll=2.0, trade_off=grid, layers=layers)
+
+    grid = (point(0.4, 0.02, 2.3), point(0.1, 0.6, 2.05), point(0.1, 0.6, 9.0, retain=2.0))
+    row = interference_of(result(*grid), 0.8)
     assert row["curve/forget_share"] == pytest.approx([1.0, 0.75, 0.025])
     assert row["curve/retain_increase"] == pytest.approx([0.0, 0.05, 0.3])
     assert row["retain_increase"] == pytest.approx(0.05 + 0.25 * (0.75 - 0.1) / (0.75 - 0.025))
-    assert row["output_ratio"] == pytest.approx((0.6 + 0.1) / 2) and "overlap" not in row
-    assert "retain_increase" not in interference_of(
-        entry | {"trade_off": entry["trade_off"][1:]}, 0.8
-    )  # not so far down
+    assert row["output_ratio"] == pytest.approx((0.6 + 0.1) / 2) and not {"overlap", "olora"} & row.keys()
+    assert "retain_increase" not in interference_of(result(*grid[1:]), 0.8)  # not so far down
 
 
 def test_constraints_at_several_lambdas_are_drawn_against_it(tmp_path, monkeypatch):
