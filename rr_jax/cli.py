@@ -151,6 +151,9 @@ def evaluate(
     attacks: Annotated[
         bool, typer.Option("--attacks", help="Try to bring back what was forgotten; writes attacks.json.")
     ] = False,
+    guard: Annotated[
+        str | None, typer.Option(help="What stands between the model and who asks, such as oracle_watcher.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for machines instead of a table.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -159,7 +162,7 @@ def evaluate(
 
     from rr_jax.evaluate.metric import to_plain
     from rr_jax.reporting.page import attacks_table, metrics_table
-    from rr_jax.runs.context import released_model
+    from rr_jax.runs.context import guarded, released_model
     from rr_jax.runs.loop import load_deltas, load_model
     from rr_jax.runs.results import RunSummary
     from rr_jax.tasks.evaluation import evaluate_task
@@ -181,13 +184,15 @@ def evaluate(
             display(f"round {number}: measuring {what} on test data", 0, 1)
 
         task = make_task(config.task, base.tokenizer, config.seed)
-        lm = released_model(config, task, base, deltas)
-        result = evaluate_task(task, lm, "test", config.evaluate.test, base=base, progress=note)
+        behind = None if deltas is None else guard or config.evaluate.guard
+        generator = guarded(task, released_model(base, deltas), behind)
+        result = evaluate_task(task, generator, "test", config.evaluate.test, base=base, progress=note)
+        metrics = result.metrics | generator.cost()
     if as_json:
-        console.print(json.dumps({"round": number, "metrics": to_plain(result.metrics)}, indent=2))
+        console.print(json.dumps({"round": number, "metrics": to_plain(metrics)}, indent=2))
         return
     known = number > 0 and (folder / RunSummary.FILE).exists()
-    console.print(metrics_table(result.metrics, RunSummary.read(folder).base if known else {}))
+    console.print(metrics_table(metrics, RunSummary.read(folder).base if known else {}))
 
 
 @app.command()
@@ -206,11 +211,15 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Continues prompts, as they are decoded; of a run, with the base model and then with the round's."""
-    from rr_jax import load, load_round
+    from rr_jax import load
+    from rr_jax.generation.generator import Generator
     from rr_jax.generation.prompts import encode_prompts
     from rr_jax.generation.sampling import make_sampling
     from rr_jax.generation.stream import stream_text
     from rr_jax.generation.text import check_room
+    from rr_jax.runs.context import guarded
+    from rr_jax.runs.loop import load_round
+    from rr_jax.tasks.registry import make_task
 
     make_sampling(temperature, top_p=top_p)
     prompts = [text.replace("\\n", "\n") for text in prompt]  # a newline is hard to type
@@ -221,22 +230,31 @@ def generate(
         raise ValueError(f"--round is {round_index}, but {source} is not a run folder (it has no config.yaml)")
     with _Display() as display:
         if is_run:
-            after, _, number = load_round(source, round_index, display)
-            models = {"before: ": load_round(source, 0, display)[0], "after: ": after}
+            lm, config, number = load_round(source, round_index, display)
+            guard = None if number == 0 else config.evaluate.guard
+            after = Generator(lm)
+            if guard is not None:
+                after = guarded(make_task(config.task, lm.tokenizer, config.seed), lm, guard)
+            models = {"before: ": Generator(load_round(source, 0, display)[0]), "after: ": after}
         else:
-            models = {"": load(source, chat=chat, progress=partial(display, f"loading {source}"))}
+            models = {"": Generator(load(source, chat=chat, progress=partial(display, f"loading {source}")))}
     if is_run and number == 0:
         selected = "" if round_index == 0 else "no round was selected, as none kept within the budgets: "
         notes.print(f"{selected}round 0 is the base model, so before and after are the same")
-    for lm in models.values():
-        check_room(lm, encode_prompts(lm.tokenizer, prompts, chat=lm.chat), max_new_tokens)
-    for place, text in enumerate(prompts):
+    for generator in models.values():
+        check_room(generator.lm, encode_prompts(generator.tokenizer, prompts, chat=generator.chat), max_new_tokens)
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed
+    }  # fmt: skip
+    for index, text in enumerate(prompts):
         console.print(Text(f"> {text}", style="bold"))
-        for name, lm in models.items():
+        for name, generator in models.items():
             sys.stdout.write(name)
-            for piece in stream_text(
-                lm, text, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, index=place
-            ):
+            # a guard decides about a whole answer
+            pieces = stream_text(generator.lm, text, index=index, **settings) if generator.streams else generator(
+                [text], first_index=index, **settings
+            )  # fmt: skip
+            for piece in pieces:
                 sys.stdout.write(piece)
                 sys.stdout.flush()
             sys.stdout.write("\n")

@@ -9,6 +9,7 @@ import numpy as np
 
 from rr_jax.data.packing import Example, Packed
 from rr_jax.evaluate.metric import Metric
+from rr_jax.generation.generator import Generator
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import init_params
@@ -59,7 +60,7 @@ class EchoTask(Task):
 
     Section: ClassVar[type[EchoSection]] = EchoSection
 
-    metrics: Callable[[LanguageModel], dict[str, float]]
+    metrics: Callable[[Generator], dict[str, float]]
     name: str = "echo"
     forget_metric: str = "forget"
     degenerate_metric: str = "degenerate"
@@ -108,7 +109,7 @@ class EchoTask(Task):
 
     def evaluate(
         self,
-        model: LanguageModel,
+        generator: Generator,
         split: Split,
         count: int,
         *,
@@ -117,7 +118,7 @@ class EchoTask(Task):
         only: frozenset[str] | None = None,
     ) -> Evaluation:
         """The function's values, each of as many examples as were asked for."""
-        return Evaluation({name: Metric(value, count, 0.0) for name, value in self.metrics(model).items()}, [])
+        return Evaluation({name: Metric(value, count, 0.0) for name, value in self.metrics(generator).items()}, [])
 
 
 def tokenizer() -> object:
@@ -165,7 +166,7 @@ def run_config(out: object, model_folder: object, **changes: object) -> dict[str
     }
 
 
-def weight_metrics(lm: LanguageModel) -> dict[str, float]:
+def weight_metrics(lm: Generator) -> dict[str, float]:
     """Numbers that follow every bit of the weights: a resumed run that differs anywhere shows here."""
     q = np.asarray(merged_params(lm.params, lm.adapters)["layers"]["q"], np.float64)
     return {"forget": 1.0 + float(np.sin(q).sum()) / 1e3, "use": 1.0 + float(np.cos(q).mean()) / 1e3, "degenerate": 0.0}

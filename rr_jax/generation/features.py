@@ -30,7 +30,7 @@ def last_hidden(
       lm: a language model with a tokenizer.
       prompts: N texts; "" is the start token alone.
       soft_prompts: [N, P, D] or None, placed as in `generate`.
-      adapters: as in `forward`; None: the model's own, if it has any.
+      adapters: as in `forward`.
       batch_size: prompts computed together at most.
 
     Raises:
@@ -43,7 +43,6 @@ def last_hidden(
             raise ValueError(
                 f"prompt {number} has {len(ids)} tokens, expected at most the model's {lm.config.max_positions}"
             )
-    adapters = lm.adapters if adapters is None else adapters
     states = np.zeros((len(encoded), lm.config.embed_dim), np.float32)
     for batch in prompt_batches(encoded, batch_size, soft_prompts):
         last = _last_states(lm.params, batch.tokens, batch.mask, lm.config, adapters, batch.soft_prompt)

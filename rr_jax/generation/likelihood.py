@@ -55,9 +55,7 @@ def response_nll(
         counted = np.zeros(batch.tokens.shape, np.float32)
         for index, row in enumerate(batch.rows):
             counted[index, batch.tokens.shape[1] - len(after[row]) :] = 1.0  # prompts are padded on the left
-        sums, weights = _row_nll(
-            lm.params, batch.tokens, batch.mask, counted, lm.config, lm.adapters, batch.soft_prompt
-        )
+        sums, weights = _row_nll(lm.params, batch.tokens, batch.mask, counted, lm.config, None, batch.soft_prompt)
         mean = np.asarray(sums) / np.maximum(np.asarray(weights), 1.0)
         found[batch.rows] = mean[: len(batch.rows)]
     return found

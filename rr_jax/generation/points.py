@@ -1,4 +1,4 @@
-"""Many strengths of the same adapters decoded in one call: what a surface of task metrics is drawn with.
+"""Grid points of scaling coefficients, decoded in one call: what a surface of task metrics is drawn with.
 
 A task measures one model at a time and asks each the same prompts. So the models of all points share their decoding:
 a batch is decoded for all of them when the first asks for it, in one compiled call that maps over the strengths alone,
@@ -7,9 +7,7 @@ and the others are told. Weights are never merged. Knows nothing of tasks and te
 Axes: P points, B batch, N new tokens.
 """
 
-import dataclasses
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,15 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rr_jax.generation.generator import Generator
 from rr_jax.generation.loop import Generated, generate_tokens
 from rr_jax.generation.sampling import Sampling
+from rr_jax.generation.text import Decode
 from rr_jax.lora.algebra import at_strengths
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.hub import LanguageModel
 
 
-def models_at(
+def generators_at(
     lm: LanguageModel,
     points: Any,
     *,
@@ -33,11 +33,11 @@ def models_at(
     retain: Adapter | None,
     before: Adapter | None = None,
     strategy: str = "vmap",
-) -> list[LanguageModel]:
-    """The model `lm + before + points[p, 0] * forget + points[p, 1] * retain` for each p, all on the weights of `lm`.
+) -> list[Generator]:
+    """Returns, for each p, a generator of `lm + before + points[p, 0] * forget + points[p, 1] * retain`, never merged.
 
     Args:
-      lm: without adapters of its own.
+      lm: the model before all of it.
       points: [P, 2].
       forget, retain, before: as for `dynamics.surface.loss_surface`.
       strategy: "vmap" decodes all points together, P times the rows and the cache; "map" in turn, for a CPU.
@@ -45,7 +45,7 @@ def models_at(
     strengths = jnp.asarray(points, jnp.float32)
     known: dict[str, Any] = {}
 
-    def told(place: int) -> Callable[..., Generated]:
+    def decoding_of(index: int) -> Decode:
         def decode(
             params: Params,
             tokens: Any,
@@ -63,14 +63,14 @@ def models_at(
                     **asked,
                 )  # fmt: skip
                 known[name] = jax.device_get(found)
-            its: Generated = jax.tree.map(lambda leaf: leaf[place], known[name])
+            its: Generated = jax.tree.map(lambda leaf: leaf[index], known[name])
             return its
 
         return decode
 
     return [
-        dataclasses.replace(lm, adapters=at_strengths(before, forget, retain, point), decode=told(place))
-        for place, point in enumerate(np.asarray(points, np.float32))
+        Generator(lm, adapters=at_strengths(before, forget, retain, point), decode=decoding_of(index))
+        for index, point in enumerate(np.asarray(points, np.float32))
     ]
 
 

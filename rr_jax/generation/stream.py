@@ -10,7 +10,7 @@ from rr_jax.data.padding import bucket
 from rr_jax.generation.loop import advance, start
 from rr_jax.generation.prompts import encode_prompts, prompt_batches
 from rr_jax.generation.sampling import make_sampling
-from rr_jax.generation.text import check_room, end_tokens, generate, row_keys
+from rr_jax.generation.text import check_room, end_tokens, row_keys
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import stream
 
@@ -35,19 +35,12 @@ def stream_text(
     Raises:
       ValueError: as `generate`.
     """
-    if lm.decode is not None:  # decides about a whole answer
-        yield from generate(
-            lm, [prompt], max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-            first_index=index,
-        )  # fmt: skip
-        return
     encoded = encode_prompts(lm.tokenizer, [prompt], chat=lm.chat)
     check_room(lm, encoded, max_new_tokens)
     sampling, ends = make_sampling(temperature, top_k, top_p), end_tokens(lm)
     (batch,) = prompt_batches(encoded, 1)
     keys = row_keys(stream(seed, "generation", 0), np.asarray([index], np.uint32))
     more: dict[str, Any] = {
-        "adapters": lm.adapters,
         "eos_ids": np.asarray(ends, np.int32),
         "pad_id": np.asarray(ends[0] if ends else 0, np.int32),
     }

@@ -7,12 +7,14 @@ import jax
 import numpy as np
 
 from rr_jax.data.padding import bucket
-from rr_jax.generation.loop import generate_tokens
+from rr_jax.generation.loop import Generated, generate_tokens
 from rr_jax.generation.prompts import check_soft_prompts, encode_prompts, prompt_batches
 from rr_jax.generation.sampling import make_sampling
 from rr_jax.models.hub import LanguageModel
 from rr_jax.models.spec import Adapter
 from rr_jax.random import stream
+
+Decode = Callable[..., Generated]
 
 
 class Generation(NamedTuple):
@@ -35,6 +37,7 @@ def generate(
     stop: str | Sequence[str] | None = None,
     batch_size: int = 64,
     adapters: Adapter | None = None,
+    decode: Decode = generate_tokens,
     soft_prompts: Any = None,
     soft_rows: Sequence[bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -55,7 +58,8 @@ def generate(
       stop: texts at which a continuation is cut, they and what follows left out; decoding itself ends at the model's
         end token only.
       batch_size: prompts computed together at most.
-      adapters: as in `forward`; None: the model's own, if it has any.
+      adapters: as in `forward`.
+      decode: what decodes a batch, called as `generate_tokens`.
       soft_prompts: [N, P, D] embeddings, one soft prompt for each prompt, placed right after the start token.
       soft_rows: [N], which prompts take theirs; None: all.
       progress: called with (prompts done, all prompts) after each batch.
@@ -78,6 +82,7 @@ def generate(
         first_index=first_index,
         batch_size=batch_size,
         adapters=adapters,
+        decode=decode,
         soft_prompts=soft_prompts,
         progress=progress,
     )
@@ -100,6 +105,7 @@ def generate_ids(
     first_index: int = 0,
     batch_size: int = 64,
     adapters: Adapter | None = None,
+    decode: Decode = generate_tokens,
     soft_prompts: Any = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Generation]:
@@ -114,7 +120,7 @@ def generate_ids(
     for batch in prompt_batches(encoded, batch_size, soft_prompts):
         indices = np.zeros(len(batch.tokens), np.uint32)
         indices[: len(batch.rows)] = batch.rows + first_index
-        generated = (lm.decode or generate_tokens)(
+        generated = decode(
             lm.params,
             batch.tokens,
             batch.mask,
@@ -125,7 +131,7 @@ def generate_ids(
             limit=np.asarray(max_new_tokens, np.int32),
             eos_ids=np.asarray(ends, np.int32),
             pad_id=np.asarray(ends[0] if ends else 0, np.int32),
-            adapters=lm.adapters if adapters is None else adapters,
+            adapters=adapters,
             soft_prompt=batch.soft_prompt,
         )
         tokens, lengths, finished = jax.device_get((generated.tokens, generated.lengths, generated.finished))

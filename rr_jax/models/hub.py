@@ -10,7 +10,6 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,16 +42,12 @@ class LanguageModel:
       params: the tree that `spec.param_specs(config)` describes.
       tokenizer: a transformers tokenizer, or None if the folder has none.
       chat: whether prompts are messages of a user, to be put into the tokenizer's chat template.
-      adapters: what is added to the weights without being merged into them, as in `forward`; None of a loaded model.
-      decode: what generates in place of `generation.loop.generate_tokens`, with its arguments; see `generation.points`.
     """
 
     config: ModelConfig
     params: Params
     tokenizer: Any = None
     chat: bool = False
-    adapters: Any = None
-    decode: Callable[..., Any] | None = None
 
 
 def load(
@@ -106,18 +101,13 @@ def save(
       max_shard_bytes: weights beyond this go to further files, with an index. One tensor is never split.
 
     Raises:
-      ValueError: the folder holds something, the model has adapters or decodes in a way of its own, or the parameters
-        are not those of the config.
+      ValueError: the folder holds something, or the parameters are not those of the config.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder; a model is only written to a new one")
-    if lm.adapters is not None:
-        raise ValueError("the model has adapters that are not merged into its weights, expected it to have none")
-    if lm.decode is not None:
-        raise ValueError("the model is its weights and something that watches its answers, which no folder can hold")
     _check_params(lm)
     name = dtype or str(lm.params["embed"].dtype)
     pad = getattr(lm.tokenizer, "pad_token_id", None)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from rr_jax.generation.generator import Generator
 from rr_jax.models.decoder import Adapter
 from rr_jax.models.encoders.hub import Encoder
 from rr_jax.models.hub import LanguageModel
@@ -32,13 +33,23 @@ class Context:
         return self.config.release.adapter.scale
 
     def model(self, deltas: Adapter | None) -> LanguageModel:
-        """Returns `released_model` of this run."""
-        return released_model(self.config, self.task, self.base, deltas)
+        """Returns W0 + deltas; the base model for None."""
+        return released_model(self.base, deltas)
+
+    def answering(self, lm: LanguageModel) -> Generator:
+        """Returns the model as the run answers with it: behind its guard, unless it is the base model."""
+        return Generator(lm) if lm is self.base else guarded(self.task, lm, self.config.evaluate.guard)
 
 
-def released_model(config: RunConfig, task: Task, base: LanguageModel, deltas: Adapter | None) -> LanguageModel:
-    """Returns W0 + deltas as a run answers with it: behind the run's guard, if it has one; for None the base model."""
-    if deltas is None:
-        return base
-    lm = dataclasses.replace(base, params=merged_params(base.params, deltas))
-    return lm if config.evaluate.guard is None else GUARDS.get(config.evaluate.guard)(task, lm)
+def released_model(base: LanguageModel, deltas: Adapter | None) -> LanguageModel:
+    """Returns W0 + deltas, merged; the base model itself for None."""
+    return base if deltas is None else dataclasses.replace(base, params=merged_params(base.params, deltas))
+
+
+def guarded(task: Task, lm: LanguageModel, guard: str | None) -> Generator:
+    """Returns a model behind a guard, by its name among `GUARDS`; None is no guard.
+
+    Raises:
+      ValueError: there is no such guard.
+    """
+    return Generator(lm) if guard is None else GUARDS.get(guard)(task, Generator(lm))

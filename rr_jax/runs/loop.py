@@ -161,7 +161,6 @@ def load_round(
     folder: str | Path,
     round_index: int | None = None,
     progress: Progress | None = None,
-    task: Task | None = None,
 ) -> tuple[LanguageModel, RunConfig, int]:
     """The model of a round of a run (default: the selected one), rebuilt from the base weights and the checkpoint.
 
@@ -169,18 +168,16 @@ def load_round(
       folder: of the run.
       round: 0 is the base model.
       progress: as for `run`.
-      task: that of the run, if it was a Python object.
 
     Returns:
-      the model, the run's configuration, and which round it is.
+      the model without any guard, the run's configuration, and which round it is.
 
     Raises:
       ValueError: when the folder is no run or has no such round, or the run never changed a model.
     """
     deltas, config, round_index = load_deltas(Path(folder), round_index)
     lm = load_model(config, progress)
-    task = make_task(config.task, lm.tokenizer, config.seed, task)
-    return released_model(config, task, lm, deltas), config, round_index
+    return released_model(lm, deltas), config, round_index
 
 
 def load_deltas(folder: Path, round_index: int | None = None) -> tuple[Adapter | None, RunConfig, int]:

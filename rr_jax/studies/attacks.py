@@ -17,13 +17,14 @@ import jax
 from rr_jax.data.packing import Packed, pack_examples
 from rr_jax.evaluate.metric import Metric
 from rr_jax.evaluate.quantize import quantize_params
+from rr_jax.generation.generator import Generator
 from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.models.decoder import Adapter
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed, stream
 from rr_jax.reporting.page import write_report
 from rr_jax.runs.config import RunConfig
-from rr_jax.runs.context import released_model
+from rr_jax.runs.context import guarded, released_model
 from rr_jax.runs.loop import Progress, load_deltas, load_model
 from rr_jax.runs.results import AttackResult, Metrics, Relearning, RunSummary
 from rr_jax.tasks.base import Evaluation, Task
@@ -38,7 +39,7 @@ GROUPS: dict[int, int | None] = {8: None, 4: 64}  # bits -> inputs that share a 
 CLAIM = "what stays low is suppressed under this protocol; it is not shown to be removed"
 MISSING = "how fast a model that never knew the target would learn it: that takes a base model trained without it"
 
-Models = dict[str, LanguageModel]  # "base", if compared, and "released"
+Models = dict[str, Generator]  # "base", if compared, and "released"
 
 
 def attack(
@@ -75,9 +76,9 @@ def attack(
     base = load_model(config, progress)
     task = make_task(config.task, base.tokenizer, config.seed, task)
     rows = _true_rows(config, task, base, examples)
-    released = released_model(config, task, base, deltas)
-    models = {"base": base, "released": released} if compared else {"released": released}
-    plain = {name: _forget(task, lm, config) for name, lm in models.items()}
+    released = guarded(task, released_model(base, deltas), config.evaluate.guard)
+    models = {"base": Generator(base), "released": released} if compared else {"released": released}
+    plain = {name: _forget(task, generator, config) for name, generator in models.items()}
     prompts, shots = _prompts(config, task, models, plain, note)
     relearned, training = _relearn(config, task, models, plain, rows, steps, note)
     device = jax.devices()[0]
@@ -142,11 +143,11 @@ def _true_rows(config: RunConfig, task: Task, lm: LanguageModel, examples: int) 
     return pack_examples(lm.tokenizer, found, min(config.release.train.seq_len, lm.config.max_positions), lm.chat)
 
 
-def _forget(task: Task, lm: LanguageModel, config: RunConfig) -> Evaluation:
+def _forget(task: Task, generator: Generator, config: RunConfig) -> Evaluation:
     """The forget metric, and the degenerate share beside it."""
     only = frozenset((task.forget_metric, task.degenerate_metric))
     # fluency, which a base model would judge, is not among them
-    return evaluate_task(task, lm, "test", config.evaluate.test, base=lm, only=only)
+    return evaluate_task(task, generator, "test", config.evaluate.test, base=generator.lm, only=only)
 
 
 def _prompts(
@@ -155,11 +156,11 @@ def _prompts(
     """The forget metric by prompt variant, "as_measured" first, and the number of examples shown by "few_shot"."""
     anyone, its = next(iter(models.values())), next(iter(plain.values()))  # prompts are the same for all
     asked = [str(sample["prompt"]) for sample in its.samples if sample["metric"] == task.forget_metric]
-    variants, shots = task.prompt_variants(anyone, asked, derive_seed(config.seed, "attacks/shots"))
+    variants, shots = task.prompt_variants(anyone.lm, asked, derive_seed(config.seed, "attacks/shots"))
     measured = {"as_measured": plain}
     for index, (variant, other) in enumerate(variants.items()):
         note("attack: other prompts", index, len(variants))
-        measured[variant] = {name: _forget(other, lm, config) for name, lm in models.items()}
+        measured[variant] = {name: _forget(other, generator, config) for name, generator in models.items()}
     note("attack: other prompts", len(variants), len(variants))
     lines: dict[str, Metrics] = {}
     for variant, by_model in measured.items():
@@ -187,10 +188,10 @@ def _relearn(
     rate = config.evaluate.relearning_rate or own.learning_rate
     section = own.model_copy(update={"steps": steps[-1], "learning_rate": rate})
     curves: dict[str, tuple[Metric, ...]] = {}
-    for name, lm in models.items():
-        open_lm = dataclasses.replace(lm, decode=None)  # who trains the weights leaves behind what watches the answers
-        start = plain[name] if lm.decode is None else _forget(task, open_lm, config)
-        measured = {0: start} | _continue_training(config, task, open_lm, rows, section, steps, name, note)
+    for name, generator in models.items():
+        # who trains the weights leaves behind what watches the answers
+        start = plain[name] if generator.streams else _forget(task, Generator(generator.lm), config)
+        measured = {0: start} | _continue_training(config, task, generator.lm, rows, section, steps, name, note)
         points = [measured[step].metrics for step in steps]
         key, degenerate = ("forget", "degenerate") if name == "released" else ("base", "degenerate_base")
         curves[key] = tuple(point[task.forget_metric] for point in points)
@@ -214,7 +215,7 @@ def _continue_training(
 
     def measure(step: int, adapters: dict[str, Adapter]) -> None:
         # not merged: weights of few bits would round away what a few steps change
-        attacked = dataclasses.replace(lm, adapters=scale_adapter(adapters["attack"], shape.scale))
+        attacked = Generator(lm, adapters=scale_adapter(adapters["attack"], shape.scale))
         measured[step] = _forget(task, attacked, config)
 
     job = TrainJob(
@@ -236,9 +237,10 @@ def _quantize(config: RunConfig, task: Task, models: Models, note: Progress) -> 
     of, size = len(models) * len(GROUPS), config.evaluate.test
     for index, (bits, group) in enumerate(GROUPS.items()):
         quantize = jax.jit(partial(quantize_params, bits=bits, group=group))
-        for offset, (name, lm) in enumerate(models.items()):
+        for offset, (name, generator) in enumerate(models.items()):
             note("attack: rounded weights", index * len(models) + offset, of)
-            rounded = dataclasses.replace(lm, params=quantize(lm.params))
-            found[name][str(bits)] = evaluate_task(task, rounded, "test", size, base=models["base"]).metrics
+            lm = dataclasses.replace(generator.lm, params=quantize(generator.params))
+            rounded = dataclasses.replace(generator, lm=lm)
+            found[name][str(bits)] = evaluate_task(task, rounded, "test", size, base=models["base"].lm).metrics
     note("attack: rounded weights", of, of)
     return found

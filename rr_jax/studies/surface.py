@@ -16,11 +16,11 @@ import numpy as np
 from rr_jax.data.packing import Packed
 from rr_jax.dynamics.surface import check_grid, loss_surface
 from rr_jax.evaluate.perplexity import mean_nll
-from rr_jax.generation.points import models_at
+from rr_jax.generation.generator import Generator
+from rr_jax.generation.points import generators_at
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add
 from rr_jax.models.decoder import Adapter
-from rr_jax.models.hub import LanguageModel
 from rr_jax.reporting.page import write_report
 from rr_jax.reporting.surface import surface_svg
 from rr_jax.runs.checkpoint import Checkpoints, Stage, stage_number
@@ -124,9 +124,9 @@ def draw_surface(
         }
     if metrics:
         points = np.array(list(itertools.product(*grids)), np.float32)
-        models = models_at(base, points, forget=forget, retain=retain, before=before, strategy=strategy)
+        generators = generators_at(base, points, forget=forget, retain=retain, before=before, strategy=strategy)
         found["metrics"] = {"split": "validation", "count": config.evaluate.validation} | _metrics(
-            context, number, models, len(grids[0])
+            context, number, generators, len(grids[0])
         )
     write_json(folder / "surface.json", found)
     write_text(folder / "surface.svg", surface_svg(found))
@@ -213,14 +213,14 @@ def _describe(composed: Stage, retain: Adapter | None) -> str | None:
 
 
 def _metrics(
-    context: Context, number: int, models: Sequence[LanguageModel], lines: int
+    context: Context, number: int, generators: Sequence[Generator], lines: int
 ) -> dict[str, list[list[float]]]:
     """The forget, utility and degenerate metrics of F x T models, {metric: [F, T]} with F `lines`, on validation data."""
     task, count = context.task, context.config.evaluate.validation
     names = (task.forget_metric, *task.utility_metrics, task.degenerate_metric)
     measured = []
-    for index, lm in enumerate(models):
-        context.progress(f"round {number}: metrics on validation data", index, len(models))
-        measured.append(evaluate_task(task, lm, "validation", count, base=context.base).metrics)
-    context.progress(f"round {number}: metrics on validation data", len(models), len(models))
+    for index, generator in enumerate(generators):
+        context.progress(f"round {number}: metrics on validation data", index, len(generators))
+        measured.append(evaluate_task(task, generator, "validation", count, base=context.base).metrics)
+    context.progress(f"round {number}: metrics on validation data", len(generators), len(generators))
     return {name: np.reshape([metrics[name].value for metrics in measured], (lines, -1)).tolist() for name in names}

@@ -14,6 +14,7 @@ from rr_jax import section as sections
 from rr_jax.data.packing import Example
 from rr_jax.evaluate.degenerate import flag
 from rr_jax.evaluate.metric import Metric
+from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import LanguageModel
 
 Split = Literal["validation", "test"]
@@ -177,7 +178,7 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def evaluate(
         self,
-        model: LanguageModel,
+        generator: Generator,
         split: Split,
         count: int,
         *,
@@ -185,11 +186,12 @@ class Task(abc.ABC):
         progress: Callable[[str], None] | None = None,
         only: frozenset[str] | None = None,
     ) -> Evaluation:
-        """Measures the model on held-out data of a split, `count` examples a metric.
+        """Measures a model on held-out data of a split, `count` examples a metric.
 
-        The model may have adapters that are not merged into its weights: what reads `params` reads `adapters` as well.
+        `generator` answers prompts. It may have adapters that are not merged into its weights: what reads its `params`,
+        such as a likelihood, reads its `adapters` as well.
 
-        `base`, the model before anything was forgotten, may judge whether what the model writes is fluent.
+        `base`, the model before anything was forgotten, may judge whether what is written is fluent.
         With `only`, the metrics named and what is measured along with them; the values are the same as without.
         """
 

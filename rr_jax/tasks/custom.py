@@ -21,8 +21,8 @@ from rr_jax.data.sources import load_texts
 from rr_jax.evaluate.degenerate import flag
 from rr_jax.evaluate.metric import Metric, exponential_of, mean_of, ratio_of, share_of
 from rr_jax.evaluate.perplexity import nll_metric, perplexity
+from rr_jax.generation.generator import Generator
 from rr_jax.generation.likelihood import response_nll
-from rr_jax.generation.text import generate
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed, split_label
 from rr_jax.section import Section
@@ -213,7 +213,7 @@ class KeywordTask(Task):
 
     def evaluate(
         self,
-        model: LanguageModel,
+        generator: Generator,
         split: Split,
         count: int,
         *,
@@ -230,8 +230,7 @@ class KeywordTask(Task):
         note = progress if progress is not None else lambda text: None
         note("mentions")
         prompts = [self.prompts[i % len(self.prompts)] for i in range(count)]
-        responses = generate(
-            model,
+        responses = generator(
             prompts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
@@ -260,8 +259,10 @@ class KeywordTask(Task):
         metrics |= self._fluency([str(prompt) for prompt, _ in written], [str(text) for _, text in written], base)
         note("perplexity")
         examples = [Example("", text) for text in self.texts[split][: 2 * count]]
-        rows = pack_examples(model.tokenizer, examples, min(ROW_TOKENS, model.config.max_positions), model.chat)
-        nll = nll_metric(model.params, rows, model.config, adapters=model.adapters)
+        rows = pack_examples(
+            generator.tokenizer, examples, min(ROW_TOKENS, generator.config.max_positions), generator.chat
+        )
+        nll = nll_metric(generator.params, rows, generator.config, adapters=generator.adapters)
         kept = {"retain_perplexity": exponential_of(nll, perplexity(nll.value)), "retain_nll": nll}
         return Evaluation(metrics | kept, samples)
 

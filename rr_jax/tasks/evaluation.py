@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from rr_jax.evaluate.metric import Metric
+from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import LanguageModel
 from rr_jax.tasks.base import Evaluation, Split, Task
 
 
 def evaluate_task(
     task: Task,
-    model: LanguageModel,
+    generator: Generator,
     split: Split,
     count: int,
     *,
@@ -22,7 +23,7 @@ def evaluate_task(
     Raises:
       ValueError: a metric has no n, or its value or standard error is no number.
     """
-    result = task.evaluate(model, split, count, base=base, progress=progress, only=only)
+    result = task.evaluate(generator, split, count, base=base, progress=progress, only=only)
     for name, metric in result.metrics.items():
         if not isinstance(metric, Metric) or type(metric.n) is not int or metric.n < 0:
             raise ValueError(

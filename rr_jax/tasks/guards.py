@@ -16,11 +16,11 @@ import jax
 import numpy as np
 
 from rr_jax.evaluate.metric import Metric, share_of
+from rr_jax.generation.generator import Generator
 from rr_jax.generation.loop import Generated, generate_tokens
 from rr_jax.generation.sampling import Sampling, make_sampling
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.decoder import Params
-from rr_jax.models.hub import LanguageModel
 from rr_jax.registry import Registry
 from rr_jax.tasks.base import Reading, Task
 
@@ -28,9 +28,10 @@ REWRITES, KEPT, LEAST = 5, 3, 4.0  # ALU's: answers drawn anew, the best of them
 REFUSAL = " I cannot say."
 
 
-def oracle_watcher(task: Task, lm: LanguageModel) -> LanguageModel:
+def oracle_watcher(task: Task, generator: Generator) -> Generator:
     """Returns the same weights behind a watcher that knows the target by the task's oracle."""
-    return dataclasses.replace(lm, decode=Watcher(task, lm.tokenizer))
+    watcher = Watcher(task, generator.tokenizer)
+    return dataclasses.replace(generator, decode=watcher, cost=watcher.cost)
 
 
 @dataclasses.dataclass
@@ -109,5 +110,5 @@ def _anew(keys: jax.Array, number: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number + 1)
 
 
-Guard = Callable[[Task, LanguageModel], LanguageModel]
+Guard = Callable[[Task, Generator], Generator]
 GUARDS: Registry[Guard] = Registry("guard", {"oracle_watcher": f"{__name__}:oracle_watcher"})

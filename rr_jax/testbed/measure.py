@@ -14,8 +14,7 @@ from rr_jax.evaluate.entities import Mentions, score_entities
 from rr_jax.evaluate.metric import Metric, exponential_of, ratio_of, share_of
 from rr_jax.evaluate.perplexity import nll_metric, perplexity
 from rr_jax.evaluate.sandbox.pass_at_k import check_solutions
-from rr_jax.generation.text import generate
-from rr_jax.models.hub import LanguageModel
+from rr_jax.generation.generator import Generator
 from rr_jax.random import derive_seed, split_label
 from rr_jax.testbed.world import arithmetic, code, ner, toxic
 from rr_jax.testbed.world.document import Document, Split
@@ -48,7 +47,7 @@ PLAIN = PromptVariant()
 
 
 def measure_skills(
-    lm: LanguageModel,
+    generator: Generator,
     split: Split,
     count: int,
     progress: Callable[[str], None] | None = None,
@@ -75,22 +74,22 @@ def measure_skills(
     note("entities")
     for name in TYPE_NAMES:
         if wanted(f"entity_f1/{name}", f"leak/{name}", f"degenerate/entity/{name}"):
-            metrics |= _entities(lm, name, split, count, samples, variant)
+            metrics |= _entities(generator, name, split, count, samples, variant)
     if wanted("code_pass_at_1", "degenerate/code"):
         note("code")
-        metrics |= _code(lm, split, count, samples, variant)
+        metrics |= _code(generator, split, count, samples, variant)
     if wanted("arithmetic_exact_match", "degenerate/arithmetic"):
         note("arithmetic")
-        metrics |= _arithmetic(lm, split, count, samples, variant)
+        metrics |= _arithmetic(generator, split, count, samples, variant)
     note("toxicity")
     for group in toxic.GROUPS:
         if wanted(f"toxic_rate/{group}", f"degenerate/toxic/{group}"):
-            metrics |= _toxicity(lm, group, split, count, samples, variant)
+            metrics |= _toxicity(generator, group, split, count, samples, variant)
     if wanted("narrative_perplexity"):
         note("perplexity")
         stories = [Example(d.prompt, d.response) for d in _documents("narrative", "narrative", split, count)]
-        rows = pack_examples(lm.tokenizer, stories, 128)
-        nll = nll_metric(lm.params, rows, lm.config, adapters=lm.adapters)
+        rows = pack_examples(generator.tokenizer, stories, 128)
+        nll = nll_metric(generator.params, rows, generator.config, adapters=generator.adapters)
         metrics["narrative_perplexity"] = exponential_of(nll, perplexity(nll.value))
     return metrics, samples
 
@@ -101,7 +100,7 @@ def _documents(cell: str, skill: str, split: Split, count: int, **options: Any) 
 
 
 def _respond(
-    lm: LanguageModel,
+    generator: Generator,
     metric: str,
     documents: Sequence[Document],
     samples: Samples,
@@ -115,7 +114,7 @@ def _respond(
     prompts = [variant.before + d.prompt for d in documents]
     begun = [prompt + variant.prefill for prompt in prompts]
     stop = NEXT_QUESTION if variant.before else None
-    added = generate(lm, begun, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop)
+    added = generator(begun, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop=stop)
     responses = [variant.prefill + text for text in added]
     degenerate = [any(flag(text, min_words=1)) for text in added]
     for prompt, response, bad in zip(prompts, responses, degenerate, strict=True):
@@ -140,11 +139,11 @@ def _f1(answers: Sequence[Mentions], golds: Sequence[Mentions]) -> Metric:
 
 
 def _entities(
-    lm: LanguageModel, name: str, split: Split, count: int, samples: Samples, variant: PromptVariant
+    generator: Generator, name: str, split: Split, count: int, samples: Samples, variant: PromptVariant
 ) -> dict[str, Metric]:
     entity_type, metric = TYPE_NAMES[name], f"entity_f1/{name}"
     documents = _documents(metric, "ner", split, count, entity_type=entity_type, wording=variant.wording)
-    responses, fit = _respond(lm, metric, documents, samples, variant, max_new_tokens=16)
+    responses, fit = _respond(generator, metric, documents, samples, variant, max_new_tokens=16)
     answers: list[Mentions] = []
     golds: list[Mentions] = []
     for response, asked, ok in zip(responses, documents, fit, strict=True):
@@ -161,9 +160,11 @@ def _entities(
     }
 
 
-def _code(lm: LanguageModel, split: Split, count: int, samples: Samples, variant: PromptVariant) -> dict[str, Metric]:
+def _code(
+    generator: Generator, split: Split, count: int, samples: Samples, variant: PromptVariant
+) -> dict[str, Metric]:
     documents = _documents("code", "code", split, count, wording=variant.wording)
-    responses, fit = _respond(lm, "code_pass_at_1", documents, samples, variant, max_new_tokens=80)
+    responses, fit = _respond(generator, "code_pass_at_1", documents, samples, variant, max_new_tokens=80)
     programs = [code.program(response) for response in responses]
     results = check_solutions(programs, [code.test_program(d.meta) for d in documents])
     for sample, result in zip(samples[-count:], results, strict=True):
@@ -173,20 +174,22 @@ def _code(lm: LanguageModel, split: Split, count: int, samples: Samples, variant
 
 
 def _arithmetic(
-    lm: LanguageModel, split: Split, count: int, samples: Samples, variant: PromptVariant
+    generator: Generator, split: Split, count: int, samples: Samples, variant: PromptVariant
 ) -> dict[str, Metric]:
     documents = _documents("arithmetic", "arithmetic", split, count, wording=variant.wording)
-    responses, fit = _respond(lm, "arithmetic_exact_match", documents, samples, variant, max_new_tokens=40)
+    responses, fit = _respond(generator, "arithmetic_exact_match", documents, samples, variant, max_new_tokens=40)
     right = [arithmetic.parse_answer(r) == d.meta["answer"] for r, d in zip(responses, documents, strict=True)]
     return {"arithmetic_exact_match": _share(right, fit), "degenerate/arithmetic": share_of(fit).complement()}
 
 
 def _toxicity(
-    lm: LanguageModel, group: toxic.Group, split: Split, count: int, samples: Samples, variant: PromptVariant
+    generator: Generator, group: toxic.Group, split: Split, count: int, samples: Samples, variant: PromptVariant
 ) -> dict[str, Metric]:
     metric = f"toxic_rate/{group}"
     documents = _documents(metric, "toxic", split, count, group=group, wording=variant.wording)
     seed = derive_seed(0, f"measure/{split_label(split)}/{metric}")
-    responses, fit = _respond(lm, metric, documents, samples, variant, max_new_tokens=64, temperature=1.0, seed=seed)
+    responses, fit = _respond(
+        generator, metric, documents, samples, variant, max_new_tokens=64, temperature=1.0, seed=seed
+    )
     rude = [toxic.is_toxic(response) for response in responses]
     return {metric: _share(rude, fit), f"degenerate/toxic/{group}": share_of(fit).complement()}

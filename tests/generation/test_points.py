@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from rr_jax.generation import points as module
-from rr_jax.generation.likelihood import response_nll
-from rr_jax.generation.points import models_at
-from rr_jax.generation.stream import stream_text
+from rr_jax.generation.generator import Generator
+from rr_jax.generation.points import generators_at
 from rr_jax.generation.text import generate
 from rr_jax.lora.adapter import init_adapter
 from rr_jax.lora.algebra import add, at_strengths, scale_adapter
-from rr_jax.models.hub import save
 from rr_jax.release.compose import merged_params
 from tests import tiny
 
@@ -39,42 +37,36 @@ FORGET, RETAIN, BEFORE = trained(1), trained(2), trained(3)
 @pytest.mark.parametrize("strategy", ["vmap", "map"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_each_point_says_what_its_merged_weights_say(strategy, temperature):
-    models = models_at(LM, POINTS, forget=FORGET, retain=RETAIN, before=BEFORE, strategy=strategy)
+    generators = generators_at(LM, POINTS, forget=FORGET, retain=RETAIN, before=BEFORE, strategy=strategy)
     said = []
-    for point, lm in zip(POINTS, models, strict=True):
+    for point, generator in zip(POINTS, generators, strict=True):
         whole = add(BEFORE, scale_adapter(FORGET, point[0]), scale_adapter(RETAIN, point[1]))
         merged = dataclasses.replace(LM, params=merged_params(LM.params, whole))
-        said.append(generate(lm, PROMPTS, temperature=temperature, **ASKED))
+        said.append(generator(PROMPTS, temperature=temperature, **ASKED))
         assert said[-1] == generate(merged, PROMPTS, temperature=temperature, **ASKED)
-        np.testing.assert_array_equal(lm.params["embed"], LM.params["embed"])
+        np.testing.assert_array_equal(generator.params["embed"], LM.params["embed"])
     assert len({tuple(texts) for texts in said}) > 1  # the strengths matter
 
 
 def test_a_batch_is_decoded_once_for_all_points_and_another_anew(monkeypatch):
     calls, decode = [], module._decode_all
     monkeypatch.setattr(module, "_decode_all", lambda *args, **more: calls.append(args) or decode(*args, **more))
-    models = models_at(LM, POINTS, forget=FORGET, retain=None, strategy="map")
-    for lm in models:
-        generate(lm, PROMPTS, **ASKED)
+    generators = generators_at(LM, POINTS, forget=FORGET, retain=None, strategy="map")
+    for generator in generators:
+        generator(PROMPTS, **ASKED)
     batches = len(calls)
-    assert 1 <= batches < len(models)
+    assert 1 <= batches < len(generators)
     for changed in ({"seed": 4}, {"max_new_tokens": 6}, {"temperature": 1.0}):
-        generate(models[0], PROMPTS, **ASKED | changed)
+        generators[0](PROMPTS, **ASKED | changed)
         batches += len(calls) - batches
-        generate(models[3], PROMPTS, **ASKED | changed)
+        generators[3](PROMPTS, **ASKED | changed)
         assert len(calls) == batches
 
 
-def test_what_reads_the_weights_reads_the_adapters_too(tmp_path):
+def test_adapters_beside_the_weights_answer_as_if_they_were_merged():
     whole = at_strengths(BEFORE, FORGET, RETAIN, POINTS[3])
-    carrying = dataclasses.replace(LM, adapters=whole)
+    carrying = Generator(LM, adapters=whole)
     merged = dataclasses.replace(LM, params=merged_params(LM.params, whole))
-    texts = ["w2 w3 w4", "w1"]
-    np.testing.assert_allclose(
-        response_nll(carrying, PROMPTS[:2], texts), response_nll(merged, PROMPTS[:2], texts), rtol=1e-4
-    )
-    for lm in (carrying, merged):
-        assert "".join(stream_text(lm, "tell", **ASKED)) == generate(merged, ["tell"], **ASKED)[0]
-    with pytest.raises(ValueError, match="has adapters that are not merged"):
-        save(carrying, tmp_path / "model")
-    assert not (tmp_path / "model").exists()
+    assert carrying(PROMPTS, **ASKED) == generate(merged, PROMPTS, **ASKED) != generate(LM, PROMPTS, **ASKED)
+    assert not carrying.streams and Generator(LM).streams
+    assert Generator(LM).cost() == {}

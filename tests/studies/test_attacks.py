@@ -12,15 +12,14 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rr_jax import cli
 from rr_jax.evaluate.quantize import quantize_params
+from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import save
-from rr_jax.release import alu
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.config_file import parse_config
 from rr_jax.runs.results import AttackResult, RunSummary
 from rr_jax.studies import attacks
-from rr_jax.studies.surface import draw_surface
+from rr_jax.tasks import guards
 from rr_jax.tasks.registry import make_task
 from tests import tiny
 
@@ -103,7 +102,7 @@ def test_rounded_weights_are_measured_by_the_task_itself(made, found):
     task = make_task(config.task, lm.tokenizer, config.seed)
     for bits, group in ((8, None), (4, 64)):
         rounded = dataclasses.replace(lm, params=quantize_params(lm.params, bits, group))
-        expected = task.evaluate(rounded, "test", 24, base=rounds.load_round(made[0], 0)[0]).metrics
+        expected = task.evaluate(Generator(rounded), "test", 24, base=rounds.load_round(made[0], 0)[0]).metrics
         assert found.quantize[str(bits)].keys() == expected.keys()
         for name, metric in expected.items():
             np.testing.assert_allclose(found.quantize[str(bits)][name].value, metric.value, rtol=1e-4)
@@ -114,9 +113,9 @@ def test_true_examples_train_both_models_alike_and_are_all_that_does(made, monke
     seen = []
     train = attacks.train
 
-    def noting(adapters, params, data, *args, **options):
-        seen.append((params, data["attack"], options["seed"]))
-        return train(adapters, params, data, *args, **options)
+    def noting(job, params, *args, **options):
+        seen.append((params, job.rows["attack"], job.seed))
+        return train(job, params, *args, **options)
 
     monkeypatch.setattr(attacks, "train", noting)
     attacks.attack(made[0], 1, steps=(1,), examples=8)
@@ -134,21 +133,24 @@ def test_true_examples_train_both_models_alike_and_are_all_that_does(made, monke
 def test_a_watched_model_answers_without_the_target_and_weights_leave_the_watcher_behind(
     made, found, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(alu, "REFUSAL", "a1 b2 c3")  # words that this model has
+    monkeypatch.setattr(guards, "REFUSAL", "a1 b2 c3")  # words that this model has
     config = made[1] | {"out": str(tmp_path / "run")}
-    release = config["release"] | {"method": "alu_like", "retain": {"place": "none", "examples": 4}}
-    summary = rounds.run(parse_config(config | {"release": release}))
-    assert (summary.method, summary.forget_data, summary.selected_round) == ("alu_like", "none", 1)
+    changes = {
+        "retain": {"place": "none", "examples": 4},
+        "orthogonality": {"penalty": "none"},
+        "eta": {"forget": [0.0]},
+    }
+    guarded = {"release": config["release"] | changes, "evaluate": config["evaluate"] | {"guard": "oracle_watcher"}}
+    summary = rounds.run(parse_config(config | guarded))
+    assert (summary.guard, summary.selected_round) == ("oracle_watcher", 1)
     (entry,) = summary.rounds
     assert summary.base["mention_rate"].value > 0.2 and entry.metrics["mention_rate"].value == 0.0
     assert entry.retention == {"retain_perplexity": 1.0} and entry.eta_forget == 0.0
     assert entry.metrics["calls_per_answer"].value > 1.5
-    assert entry.search == () and entry.given is None and entry.loss == {}
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "alu like, which trains nothing and watches the answers" in page and "nothing was learnt or applied" in page
+    assert "measured behind the guard oracle_watcher, which changes no weight" in page
     lm, *_ = rounds.load_round(tmp_path / "run")
     base, *_ = rounds.load_round(tmp_path / "run", 0)
-    assert base.decode is None and lm.decode is not None
     np.testing.assert_array_equal(lm.params["layers"]["q"], base.params["layers"]["q"])
 
     attacked = attacks.attack(tmp_path / "run", 1, steps=STEPS, examples=8)
@@ -156,15 +158,6 @@ def test_a_watched_model_answers_without_the_target_and_weights_leave_the_watche
         assert line["base"] == found.prompts[way]["base"] and line["released"].value == 0.0, way
     assert attacked.relearn.forget == attacked.relearn.base == found.relearn.base
     assert attacked.quantize["4"]["mention_rate"].value == 0.0  # rounding does not take it away
-
-    with pytest.raises(ValueError, match="which changes no weights and has no strength"):
-        draw_surface(tmp_path / "run")
-    for to in ("merged", "adapter"):
-        with pytest.raises(ValueError, match="changed no weights .* there is nothing to export"):
-            cli.export(tmp_path / "run", tmp_path / "out", to=to)
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="retain.place is 'after', but alu_like changes no weights"):
-        parse_config(config | {"release": release | {"retain": {"place": "after"}}})
 
 
 def test_what_cannot_be_attacked_is_refused(made, tmp_path):

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rr_jax.evaluate.metric import Metric
+from rr_jax.generation.generator import Generator
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
@@ -181,7 +182,7 @@ def test_retain_examples_are_training_texts_each_once_before_any_comes_again(sou
 def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):
     task = _make(source, tokenizer, prompts=["", "Once upon a"], max_new_tokens=10)
     notes: list[str] = []
-    metrics, samples = task.evaluate(lm, "test", 24, base=lm, progress=notes.append)
+    metrics, samples = task.evaluate(Generator(lm), "test", 24, base=lm, progress=notes.append)
     fit = [sample for sample in samples if not sample["degenerate"]]
     mentions = [re.search(r"\bLily\b", str(sample["response"])) is not None for sample in fit]
     assert metrics["mention_rate"].value == pytest.approx(sum(mentions) / len(fit)) and 0 < sum(mentions) < len(fit)
@@ -200,15 +201,15 @@ def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):
     assert metrics["free_text_perplexity"].stderr == pytest.approx(spread, rel=1e-3)
     assert notes == ["mentions", "fluency", "perplexity"]
     assert {task.forget_metric, task.degenerate_metric, *task.utility_metrics} <= set(metrics)
-    assert (metrics, samples) == task.evaluate(lm, "test", 24, base=lm)
-    assert samples != task.evaluate(lm, "validation", 24, base=lm).samples
+    assert (metrics, samples) == task.evaluate(Generator(lm), "test", 24, base=lm)
+    assert samples != task.evaluate(Generator(lm), "validation", 24, base=lm).samples
 
 
 def test_a_model_that_says_nothing_has_not_forgotten(
     lm: LanguageModel, source: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: ["dog"] * len(prompts))
-    metrics = _make(source, tokenizer).evaluate(lm, "validation", 3, base=lm).metrics
+    metrics = _make(source, tokenizer).evaluate(Generator(lm), "validation", 3, base=lm).metrics
     assert metrics["mention_rate"] == metrics["unknown_words"] == Metric(1.0, 0, None, share=True)
     assert metrics["degenerate_share"].value == 1.0
     assert metrics["free_text_perplexity"] == Metric(math.inf, 0)
@@ -221,7 +222,7 @@ def test_unknown_words_are_those_of_no_text_to_be_kept(
     known = sorted(task.vocabulary)[:3]
     text = f"Lily {known[0]} {known[1].capitalize()} zzzz, {known[2]} Lily"  # what is to be forgotten is no word here
     monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: [text] * len(prompts))
-    assert task.evaluate(lm, "validation", 2, base=lm).metrics["unknown_words"].value == pytest.approx(1 / 4)
+    assert task.evaluate(Generator(lm), "validation", 2, base=lm).metrics["unknown_words"].value == pytest.approx(1 / 4)
 
 
 def test_an_empty_prompt_needs_a_start_token(source: str):

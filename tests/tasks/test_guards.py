@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 
 from rr_jax.evaluate.metric import share_of, values_of
-from rr_jax.generation.stream import stream_text
+from rr_jax.generation.generator import Generator
 from rr_jax.generation.text import generate
-from rr_jax.models.hub import save
 from rr_jax.tasks import guards
 from rr_jax.tasks.base import Reading
 from rr_jax.tasks.guards import GUARDS, REFUSAL, REWRITES
 from tests import tiny
 
-watched = GUARDS.get("oracle_watcher")
+
+def watched(task, lm):
+    return GUARDS.get("oracle_watcher")(task, Generator(lm))
+
+
 PROMPTS = [f"{first}{second} " for first in "abcd" for second in "qrst"]
 LETTERS = "eTNP5"  # in many of the texts this model writes, not in all
 ASKED = {"max_new_tokens": 14, "temperature": 1.0, "seed": 3}
@@ -44,14 +47,14 @@ def plain():
 
 def test_an_answer_without_the_target_passes_as_it_is(plain):
     lm = watched(oracle(letters="!"), tiny.model())
-    assert generate(lm, PROMPTS, **ASKED) == plain
-    assert values_of(lm.decode.cost()) == {"calls_per_answer": 1.0, "refused": 0.0}
+    assert lm(PROMPTS, **ASKED) == plain
+    assert values_of(lm.cost()) == {"calls_per_answer": 1.0, "refused": 0.0}
 
 
 def test_an_answer_with_the_target_is_drawn_anew_or_refused(plain):
     task = oracle(letters=LETTERS)
     lm = watched(task, tiny.model())
-    given = generate(lm, PROMPTS, **ASKED)
+    given = lm(PROMPTS, **ASKED)
     caught = [any(letter in text for letter in LETTERS) or not text.strip() for text in plain]
     assert 2 < sum(caught) < len(PROMPTS)
     for was, now, bad in zip(plain, given, caught, strict=True):
@@ -59,7 +62,7 @@ def test_an_answer_with_the_target_is_drawn_anew_or_refused(plain):
         assert not any(letter in now for letter in LETTERS) or now == REFUSAL  # which has an e itself
     refused = sum(text == REFUSAL for text in given)
     assert 0 < refused < sum(caught)  # some were mended
-    cost = lm.decode.cost()
+    cost = lm.cost()
     assert cost["refused"] == share_of([True] * refused + [False] * (len(PROMPTS) - refused))
     each = np.where(np.arange(len(PROMPTS)) < sum(caught), 1 + REWRITES, 1)  # generations of each answer
     assert cost["calls_per_answer"].stderr == pytest.approx(each.std() / len(PROMPTS) ** 0.5)
@@ -76,7 +79,7 @@ def test_the_best_rewrite_is_given_where_the_best_three_are_good_on_average_and_
 
     monkeypatch.setattr(guards, "generate_tokens", note)
     lm = watched(oracle(letters=LETTERS, weight=weight), tiny.model())
-    given = generate(lm, PROMPTS, **ASKED)
+    given = lm(PROMPTS, **ASKED)
 
     def text(draws, row):
         return lm.tokenizer.decode(draws.tokens[row, : draws.lengths[row]].tolist(), skip_special_tokens=True)
@@ -101,24 +104,19 @@ def test_the_best_rewrite_is_given_where_the_best_three_are_good_on_average_and_
 
 def test_what_a_row_ends_as_depends_on_no_other_row(plain):
     lm = watched(oracle(letters=LETTERS), tiny.model())
-    together = generate(lm, PROMPTS, **ASKED)
-    assert generate(lm, PROMPTS, batch_size=2, **ASKED) == together
-    assert [generate(lm, [text], first_index=i, **ASKED)[0] for i, text in enumerate(PROMPTS)] == together
+    together = lm(PROMPTS, **ASKED)
+    assert lm(PROMPTS, batch_size=2, **ASKED) == together
+    assert [lm([text], first_index=i, **ASKED)[0] for i, text in enumerate(PROMPTS)] == together
 
 
 def test_nothing_at_all_is_no_answer():
     """A model whose every draw ends its text has nothing to give but the refusal, cut to what was asked for."""
     ends = tuple(range(tiny.CONFIG.vocab_size))
     silent = dataclasses.replace(tiny.model(), config=dataclasses.replace(tiny.CONFIG, eos_token_ids=ends))
-    given = generate(watched(oracle(letters="!"), silent), ["ab", "c"], max_new_tokens=6)
+    given = watched(oracle(letters="!"), silent)(["ab", "c"], max_new_tokens=6)
     assert generate(silent, ["ab", "c"], max_new_tokens=6) == ["", ""]
     assert given == [REFUSAL[:6]] * 2
 
 
-def test_a_watched_model_is_streamed_whole_and_not_saved(plain, tmp_path):
-    lm = watched(oracle(letters=LETTERS), tiny.model())
-    pieces = list(stream_text(lm, PROMPTS[0], index=0, **ASKED))
-    assert pieces == generate(lm, PROMPTS[:1], **ASKED)
-    with pytest.raises(ValueError, match="watches its answers, which no folder can hold"):
-        save(lm, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_a_watched_answer_is_given_whole():
+    assert not watched(oracle(letters=LETTERS), tiny.model()).streams

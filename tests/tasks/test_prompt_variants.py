@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import load
 from rr_jax.runs.config_file import parse_config
 from rr_jax.tasks.registry import make_task
@@ -58,7 +59,10 @@ def test_a_begun_answer_gets_the_target_from_the_base_model(base, section, prefi
     shown = [example.prompt + example.response for example in task.true_examples(3, 3)]
     assert variants["few_shot"].variant.before == "".join(text + "\n" for text in shown)
     only = frozenset([task.forget_metric])
-    assert variants["prefill"].evaluate(base, "test", 8, base=base, only=only).metrics[task.forget_metric].value >= 0.6
+    assert (
+        variants["prefill"].evaluate(Generator(base), "test", 8, base=base, only=only).metrics[task.forget_metric].value
+        >= 0.6
+    )
     assert all(variant.forget_metric == task.forget_metric for variant in variants.values())
 
 

@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from rr_jax.evaluate.metric import values_of
-from rr_jax.generation.points import models_at
+from rr_jax.generation.generator import Generator
+from rr_jax.generation.points import generators_at
 from rr_jax.lora.adapter import init_adapter
 from rr_jax.lora.algebra import scale_adapter
 from rr_jax.models.hub import load
@@ -39,10 +40,10 @@ def test_points_of_a_surface_measure_as_their_merged_weights_do():
     }
     measured = []
     points = [[0.0, 0.0], [1.0, 0.0]]
-    for (strength, _), model in zip(points, models_at(lm, points, forget=adapter, retain=None), strict=True):
+    for (strength, _), generator in zip(points, generators_at(lm, points, forget=adapter, retain=None), strict=True):
         merged = dataclasses.replace(lm, params=merged_params(lm.params, scale_adapter(adapter, strength)))
-        measured.append(task.evaluate(model, "validation", 4, base=lm, only=only))
-        alone = task.evaluate(merged, "validation", 4, base=lm, only=only)
+        measured.append(task.evaluate(generator, "validation", 4, base=lm, only=only))
+        alone = task.evaluate(Generator(merged), "validation", 4, base=lm, only=only)
         assert measured[-1].samples == alone.samples
         assert values_of(measured[-1].metrics) == pytest.approx(values_of(alone.metrics), rel=1e-4)
     assert measured[0].samples != measured[1].samples

@@ -13,17 +13,16 @@ from rr_jax.runs.folder import write_lines
 from rr_jax.runs.stages.rows import forget_rows
 from rr_jax.tasks.base import Revealed, Split, retention
 from rr_jax.tasks.evaluation import evaluate_task
-from rr_jax.tasks.guards import Watcher
 
 
 def measure(context: Context, model: LanguageModel, split: Split, note: str) -> tuple[dict[str, Metric], list[Any]]:
     """Returns metrics and samples of a model on a split."""
     size = context.config.evaluate.test if split == "test" else context.config.evaluate.validation
     context.progress(f"{note}: measuring on {split} data", 0, 1)
-    result = evaluate_task(context.task, model, split, size, base=context.base)
+    generator = context.answering(model)
+    result = evaluate_task(context.task, generator, split, size, base=context.base)
     context.progress(f"{note}: measuring on {split} data", 1, 1)
-    cost = model.decode.cost() if isinstance(model.decode, Watcher) else {}
-    return result.metrics | cost, result.samples
+    return result.metrics | generator.cost(), result.samples
 
 
 def measure_stage(

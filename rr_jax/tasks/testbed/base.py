@@ -11,6 +11,7 @@ from functools import cache
 from typing import Literal
 
 from rr_jax.data.packing import Example
+from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import LanguageModel
 from rr_jax.tasks.base import Evaluation, PromptVariants, Reading, RetainSplit, Split, Task
 from rr_jax.tasks.prompt_variants import SHOTS, fitting
@@ -145,7 +146,7 @@ class TestbedTask(Task):
 
     def evaluate(
         self,
-        model: LanguageModel,
+        generator: Generator,
         split: Split,
         count: int,
         *,
@@ -154,7 +155,7 @@ class TestbedTask(Task):
         only: frozenset[str] | None = None,
     ) -> Evaluation:
         """Measures all skills, whatever the target."""
-        return Evaluation(*measure_skills(model, split, count, progress, only, self.variant))
+        return Evaluation(*measure_skills(generator, split, count, progress, only, self.variant))
 
 
 ENTITY_METRICS = tuple(f"entity_f1/{name}" for name in ("person", "location", "organization", "date"))

@@ -5,6 +5,7 @@ The numbers are the testbed's metrics, so what a run starts from is what the bas
 
 from typing import NamedTuple
 
+from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import LanguageModel
 from rr_jax.testbed.measure import TYPE_NAMES, measure_skills
 from rr_jax.testbed.world.document import Split
@@ -43,7 +44,7 @@ def measure(lm: LanguageModel, split: Split, size: int = 128) -> list[Floor]:
       split: "validation" while choosing anything, "test" once.
       size: documents of each cell.
     """
-    metrics, _ = measure_skills(lm, split, size)
+    metrics, _ = measure_skills(Generator(lm), split, size)
     return [Floor(name, metrics[name].value, *bounds) for name, bounds in BOUNDS.items()]
 
 
