@@ -100,7 +100,7 @@ def test_a_task_from_outside_goes_through_every_command(stranger, folder, tmp_pa
     assert yaml.safe_load((out / "config.yaml").read_text())["task"] == task
     assert json.loads((out / "summary.json").read_text())["task"] == "letters"
     assert "letter_rate" in command(capsys, "eval", out, "--round", 1)
-    assert "released" in command(capsys, "eval", out, "--round", 1, "--attacks")
+    assert "relearned" in command(capsys, "eval", out, "--round", 1, "--attacks")
     assert "after: " in command(capsys, "generate", out, "--round", 1, "--prompt", "ab", "--max-new-tokens", 3)
     assert "written to" in command(capsys, "export", out, tmp_path / "merged", "--round", 1)
     grids = ("--forget", "0,0.2", "--retain", "0", "--metrics")
@@ -242,7 +242,7 @@ def test_a_python_object_is_the_task_and_is_handed_over_again_by_who_reads_the_r
     with pytest.raises(ValueError, match="made with an object of tests.tiny:EchoTask, found one of .*:Whole$"):
         draw_surface(out, 1, task=Whole())
     assert draw_surface(out, 1, eta_forget=[0.0], eta_retain=[0.0], task=task)["round"] == 1
-    assert attack(out, 1, steps=(1,), examples=2, compared=False, task=task)["round"] == 1
+    assert attack(out, 1, steps=(1,), examples=2, compared=False, task=task).round_index == 1
 
 
 def test_what_is_no_task_is_refused_and_plain_values_are_an_override(tmp_path):
@@ -267,8 +267,6 @@ def test_without_true_examples_there_is_nothing_to_relearn_from(folder, tmp_path
     assert not (tmp_path / "run" / "attacks.json").exists()
     tree = tiny.run_config(tmp_path / "true", folder, rounds=1)
     tree["release"]["data"] = "true"
-    with pytest.raises(
-        ValueError, match="release.data is 'true', which needs the data to forget: task echo has no true"
-    ):
+    with pytest.raises(ValueError, match="release.data is 'true', which needs the data to forget: task echo has none"):
         run(parse_config(tree), task=task)
     assert not (tmp_path / "true").exists()
