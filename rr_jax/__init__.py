@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from rr_jax.models.decoder import forward
     from rr_jax.models.hub import LanguageModel, save
     from rr_jax.models.reading import Progress, Shardings
-    from rr_jax.runs.loop import load_round, run
+    from rr_jax.runs.loop import load_round
     from rr_jax.runs.saved import load_run
+    from rr_jax.studies.experiment import run
 
 # That there is no torch is as it should be here; transformers says so once, when it is first imported. Everything else
 # that it has to say comes through.

@@ -113,11 +113,11 @@ def run(
     """Runs a configuration to its end; the same command again resumes it."""
     from rr_jax.reporting.page import summary_table
     from rr_jax.runs.config_file import load_config
-    from rr_jax.runs.loop import run as run_rounds
+    from rr_jax.studies.experiment import run as run_experiment
 
     resolved = load_config(config, overrides or [])
     with _Display() as display:
-        summary = run_rounds(resolved, progress=display)
+        summary = run_experiment(resolved, progress=display)
     console.print()
     console.print(summary_table(summary))
     console.print(f"\nreport: {Path(resolved.out) / 'report.html'}")

@@ -9,9 +9,9 @@ import resource
 import signal
 import sys
 
-from rr_jax.runs import loop as rounds
 from rr_jax.runs.checkpoint import Checkpoints
 from rr_jax.runs.config_file import parse_config
+from rr_jax.studies import experiment
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
                 save(self, step, stage)
 
         Checkpoints.save = save_and_die
-    rounds.run(config)
+    experiment.run(config)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from rr_jax.data.sources import text_hash
 from rr_jax.models.decoder import Adapter
 from rr_jax.models.encoders.hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
-from rr_jax.reporting.page import write_report
 from rr_jax.runs.checkpoint import Checkpoints, stage_number
 from rr_jax.runs.checks import check_paths, check_retain, check_run
 from rr_jax.runs.config import RunConfig
@@ -53,43 +52,48 @@ def load_model(config: RunConfig, progress: Progress | None = None) -> LanguageM
     return lm
 
 
-def run(
-    config: str | Path | RunConfig,
-    *,
-    task: Any = None,
-    progress: Progress | None = None,
-    siblings: Sequence[Path] = (),
-    **overrides: Any,
-) -> RunSummary:
-    """Runs a configuration to its end, or resumes it, and returns the summary.
+def resolve(config: str | Path | RunConfig, task: Any = None, **overrides: Any) -> tuple[RunConfig, Task | None]:
+    """Returns the configuration of a run, and its task if that is a Python object.
 
     Args:
       config: a YAML file or a configuration.
       task: a `Task` object, in place of what the configuration says of the task (a file may leave that out). The run
         folder records its class alone: whoever resumes or reads the run hands it over again. Or, as any other of the
         overrides, plain values of that key.
-      progress: called with (what, done, of) as work goes on.
-      siblings: folders of runs whose finished stages are taken over where nothing that the stage reads differs.
       overrides: top-level keys to replace when `config` is a file, such as out="runs/demo", rounds=1.
 
     Raises:
-      ValueError: for anything wrong with the configuration, the model, the data or the run folder, before anything is
-        written; `TrainingDiverged` and `NothingRevealed` when the run cannot go on.
+      ValueError: for anything wrong with the configuration.
     """
     if isinstance(task, str | dict):
         overrides, task = overrides | {"task": task}, None
     section = None if task is None else section_of(task)
     if isinstance(config, RunConfig) and overrides:
         raise ValueError(f"overrides ({', '.join(overrides)}) go with a file, not with a configuration object")
-    if not isinstance(config, RunConfig):
-        values = overrides if section is None else overrides | {"task": section.model_dump()}
-        config = load_config(config, [f"{key}={yaml.safe_dump(value).strip()}" for key, value in values.items()])
-    elif section is not None:
-        config = config.model_copy(update={"task": section})
+    if isinstance(config, RunConfig):
+        return config if section is None else config.model_copy(update={"task": section}), task
+    values = overrides if section is None else overrides | {"task": section.model_dump()}
+    return load_config(config, [f"{key}={yaml.safe_dump(value).strip()}" for key, value in values.items()]), task
+
+
+def run(
+    config: RunConfig, *, task: Any = None, progress: Progress | None = None, siblings: Sequence[Path] = ()
+) -> RunSummary:
+    """Runs a configuration to its end, or resumes it, and returns the summary.
+
+    Args:
+      config, task: as for `resolve`.
+      progress: called with (what, done, of) as work goes on.
+      siblings: folders of runs whose finished stages are taken over where nothing that the stage reads differs.
+
+    Raises:
+      ValueError: for anything wrong with the configuration, the model, the data or the run folder, before anything is
+        written; `TrainingDiverged` and `NothingRevealed` when the run cannot go on.
+    """
+    config, task = resolve(config, task)
     with open_run(config, progress, siblings, task=task) as (context, checkpoints):
         summary = run_rounds(context, checkpoints)
     summary.write(context.folder)
-    write_report(context.folder)
     return summary
 
 

@@ -10,6 +10,7 @@ from rr_jax.models.hub import save
 from rr_jax.runs import loop
 from rr_jax.runs.checkpoint import Checkpoints
 from rr_jax.runs.config_file import parse_config
+from rr_jax.studies import experiment
 from rr_jax.tasks.base import Task
 from tests import tiny
 
@@ -51,7 +52,7 @@ def stages_of(out):
 )
 def test_an_objective_is_given_its_data_and_applied_by_its_rule(folder, tmp_path, objective, place, release):
     config = config_of(tmp_path / "run", folder, objective, place, data="true", **release)
-    summary = loop.run(config)
+    summary = experiment.run(config)
     assert (summary.objective, summary.data) == (objective, "true")
     (entry,) = summary.rounds
     assert entry.search == () and entry.given == release.get("examples", 5)

@@ -18,7 +18,7 @@ from rr_jax.models.hub import save
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.config_file import parse_config
 from rr_jax.runs.results import AttackResult, RunSummary
-from rr_jax.studies import attacks
+from rr_jax.studies import attacks, experiment
 from rr_jax.tasks import guards
 from rr_jax.tasks.registry import make_task
 from tests import tiny
@@ -141,7 +141,7 @@ def test_a_watched_model_answers_without_the_target_and_weights_leave_the_watche
         "eta": {"forget": [0.0]},
     }
     guarded = {"release": config["release"] | changes, "evaluate": config["evaluate"] | {"guard": "oracle_watcher"}}
-    summary = rounds.run(parse_config(config | guarded))
+    summary = experiment.run(parse_config(config | guarded))
     assert (summary.guard, summary.selected_round) == ("oracle_watcher", 1)
     (entry,) = summary.rounds
     assert summary.base["mention_rate"].value > 0.2 and entry.metrics["mention_rate"].value == 0.0

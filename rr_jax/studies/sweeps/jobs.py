@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rr_jax.runs.config import RunConfig
-from rr_jax.runs.loop import run
 from rr_jax.runs.rounds import NothingRevealed
 from rr_jax.studies.attacks import attack
+from rr_jax.studies.experiment import run
 from rr_jax.training.loop import TrainingDiverged
 
 POLL = 0.1  # seconds between two looks at whether a stage that others wait for is there
