@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rr_jax.runs.release_stages import compose_stage, measure_stage, train_stage
 
 from rr_jax.models.hub import save
 from rr_jax.runs import loop as rounds
@@ -18,7 +19,6 @@ from rr_jax.runs.checkpoint import STAGES, Checkpoints
 from rr_jax.runs.config_file import parse_config, plain
 from rr_jax.runs.context import base_stage, reveal_stage
 from rr_jax.runs.folder import start_folder
-from rr_jax.runs.release_stages import compose_stage, measure_stage, train_stage
 from rr_jax.runs.reuse import FILES, UNREAD, UNREAD_ALONE, borrow, needed_stages, stage_key, stage_path
 from rr_jax.section import Section
 from rr_jax.tasks.base import Revealed
