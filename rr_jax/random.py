@@ -27,8 +27,3 @@ def stream(seed: int, purpose: str, round_index: int = 0, index: int | Int[Array
 def derive_seed(seed: int, purpose: str, round_index: int = 0) -> int:
     """Returns a 31-bit seed of one purpose in one round, for what wants a number instead of a key."""
     return zlib.crc32(f"{seed}/{purpose}/{round_index}".encode()) & 0x7FFFFFFF
-
-
-def split_label(split: str) -> str:
-    """Returns what names of draws call a split: "valid" for validation, as it was called when the numbers were made."""
-    return "valid" if split == "validation" else split  # renamed together with the next deliberate change of numbers

@@ -28,7 +28,7 @@ class Point(NamedTuple):
       eta_retain: strength of the retain adapter; 0 where none is added.
       forget: the forget metric.
       utility: the worst retention among the utility metrics.
-      degenerate: share of empty or repetitive outputs added to the base model's.
+      degenerate: share of empty or repetitive outputs, or of off-task ones, added to the base model's: the larger.
       retain_nll: mean loss on held-out texts to keep, nats a token.
       retention: of each utility metric.
     """
@@ -47,12 +47,13 @@ class Point(NamedTuple):
 
 
 def choose_eta(points: Sequence[Point], section: EtaConfig, base_forget: float) -> tuple[Point | None, str | None]:
-    """The point that `section.rule` picks of those within both budgets, and why the rule was not the one asked for.
+    """Returns the point that `section.rule` picks of those within both budgets, and why the rule was not the one asked for.
 
-    "most_forgetting_within_budget" takes the lowest forget metric, of equals the smallest eta_forget, and of those the
-    least loss on texts to keep. "least_interference_at_target" takes the least loss on texts to keep among the points
-    whose forget metric is at most `section.target` times the base model's, of equals the smallest eta_forget; where
-    there is no such point the other rule decides, and the reason is returned.
+    "most_forgetting_within_budget" takes the lowest forget metric. Of equals it takes the one with most margin on both
+    sides: as far as possible from a strength that forgets less below it, and from one outside the budgets above it; of
+    those the smaller, and then the least loss on texts to keep. "least_interference_at_target" takes the least loss on
+    texts to keep among the points whose forget metric is at most `section.target` times the base model's, of equals the
+    smallest eta_forget; where there is no such point the other rule decides, and the reason is returned.
 
     Args:
       points: of the grid, measured on validation data.
@@ -74,19 +75,54 @@ def choose_eta(points: Sequence[Point], section: EtaConfig, base_forget: float) 
             f"no strength within the budgets brought the forget metric to {section.target:g} of the base model's "
             f"{base_forget:.3f}: the most forgetting within the budgets was chosen instead"
         )
-    return min(allowed, key=lambda point: (point.forget, point.eta_forget, point.retain_nll)), reason
+    lowest = min(point.forget for point in allowed)
+    best = [point for point in allowed if point.forget == lowest]
+    return min(best, key=lambda point: (-_margin(point, best, points), point.eta_forget, point.retain_nll)), reason
 
 
-def ends_climb(points: Sequence[Point], section: EtaConfig) -> bool:
-    """Whether larger subtractions than that of `points`, which share one eta_forget, need not be tried.
+def _margin(point: Point, best: Sequence[Point], points: Sequence[Point]) -> float:
+    """Distance in eta_forget to the nearest strength, of the same eta_retain, that is none of the best.
 
-    Either they could not be chosen: by the rule "most_forgetting_within_budget" nothing beats a forget metric of 0
-    within the budgets, and of equals the smallest wins; the other rule may still find less loss further up. Or all of
-    these points keep less than half of the utility budget, and larger ones would keep less.
+    Strength 0, which forgets nothing, is one of those; above the largest strength measured nothing is known, so that one
+    has no margin.
     """
-    all_gone = any(p.within(section.utility_budget, section.degenerate_budget) and p.forget == 0.0 for p in points)
-    hopeless = all(point.utility < section.utility_budget / 2 for point in points)
-    return hopeless or (all_gone and section.rule == "most_forgetting_within_budget")
+    good = {one.eta_forget for one in best if one.eta_retain == point.eta_retain}
+    measured = {one.eta_forget for one in points if one.eta_retain == point.eta_retain}
+    others = (measured | {0.0}) - good
+    below = max((eta for eta in others if eta < point.eta_forget), default=0.0)
+    above = min((eta for eta in others if eta > point.eta_forget), default=max(measured))
+    return round(min(point.eta_forget - below, above - point.eta_forget), 9)
+
+
+def next_strength(points: Sequence[Point], section: EtaConfig) -> float | None:
+    """Returns the strength to be measured next, None when there is none: up the grid, then finer where the budget bends.
+
+    The grid is climbed to the first strength outside the budgets after one within them, so that something is known beyond
+    what is chosen; or to one that keeps less than half of the utility budget, as larger ones would keep less. The rule
+    "least_interference_at_target" looks at the whole grid. Then, with `section.step`, the strengths between the largest
+    one within the budgets (0 where there is none) and the next one measured above it are tried, from below.
+
+    Args:
+      points: measured so far, all strengths of the retain adapter for each eta_forget.
+    """
+    within = {point.eta_forget for point in points if point.within(section.utility_budget, section.degenerate_budget)}
+    measured = {point.eta_forget for point in points}
+    grid = sorted(set(section.forget))
+    missing = [eta for eta in grid if eta not in measured]
+    if not measured:
+        return grid[0]
+    top = max(measured)
+    hopeless = all(point.utility < section.utility_budget / 2 for point in points if point.eta_forget == top)
+    beyond = bool(within) and top not in within and section.rule == "most_forgetting_within_budget"
+    climbed = hopeless or beyond or not [eta for eta in missing if eta > top]
+    if not climbed:
+        return min(eta for eta in missing if eta > top)
+    if section.step is None:
+        return None
+    low = max(within, default=0.0)
+    high = min((eta for eta in measured if eta > low), default=None)
+    following = round(low + section.step, 6)
+    return following if high is not None and following < high - section.step / 2 else None
 
 
 @jax.jit

@@ -4,7 +4,7 @@ between the adapters, and how strongly they are applied."""
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field, NonNegativeFloat, PositiveInt, SerializeAsAny
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
 from rr_jax.lora.config import AdapterConfig
 from rr_jax.registry import plugged
@@ -33,12 +33,14 @@ class EtaConfig(Section):
     # 0 changes nothing, so that the strength may also be chosen to leave the model as it is.
     forget: Annotated[list[NonNegativeFloat], Field(min_length=1)] = [0.3, 0.5, 0.8, 1.2, 1.8]
     retain: Annotated[list[NonNegativeFloat], Field(min_length=1)] = [1.0]  # each is tried with each forget strength
+    # Spacing of further strengths between the largest one within the budgets and the next above it; null: none.
+    step: PositiveFloat | None = 0.1
     # Of the strengths within both budgets: the lowest forget metric; or, among those that leave at most `target` of the
     # base model's forget metric, the least loss on held-out texts to keep, and where none does, the first rule.
     rule: Literal["most_forgetting_within_budget", "least_interference_at_target"] = "most_forgetting_within_budget"
     target: Share = 0.1
     utility_budget: Share = 0.9  # the worst utility metric keeps at least this share of the base model's
-    degenerate_budget: Share = 0.1  # share of empty or repetitive outputs that may be added
+    degenerate_budget: Share = 0.1  # share of empty or repetitive outputs, and of off-task ones, that may be added
 
 
 def _known_optimizer(name: str) -> str:

@@ -176,7 +176,6 @@ def _headline(summary: RunSummary) -> dict[str, Any] | None:
     kept = result.retention or {}
     worst = min(kept, key=kept.__getitem__) if kept else None
     before, after = summary.base[summary.forget_metric], result.metrics[summary.forget_metric]
-    leak = result.metrics.get(_leak(summary))
     return {
         "round": result.round_index,
         "rounds": len(summary.rounds),
@@ -184,7 +183,6 @@ def _headline(summary: RunSummary) -> dict[str, Any] | None:
         "before": before,
         "after": after,
         "left": after.value / before.value if before.value else None,
-        "named": None if leak is None else leak.value,
         "fell": after.value < before.value,
         "worst": worst,
         "retention": None if worst is None else kept[worst],
@@ -199,32 +197,32 @@ def _claim(summary: RunSummary, attacks: dict[str, Any] | None) -> dict[str, Any
     return {"tried": tried, "untried": [phrase for phrase in ATTACKS.values() if phrase not in tried]}
 
 
-def _leak(summary: RunSummary) -> str:
-    """The metric that counts what is to be forgotten under any label, where a task has one."""
-    return f"leak/{summary.forget_metric.rpartition('/')[2]}"
+def _parts(summary: RunSummary) -> list[str]:
+    """The metrics that a forget metric is the worst of, such as an F1 and how often the entity is named at all."""
+    of = summary.forget_metric.partition("/")[2]
+    alike = (name for name in summary.base if name.partition("/")[2] == of != "")
+    return [name for name in alike if name not in summary.shown_metrics and "/" not in name.partition("/")[2]]
 
 
 def _metric_groups(summary: RunSummary) -> dict[str, list[tuple[str, list[tuple[str, str]]]]]:
     """Rows of the metrics table, shown and folded, in groups: (title, [(metric, shown name)]).
 
-    An arrow says which way is better. Beside the forget metric stands the share of what is still named under another
-    label, where the task measures that.
+    An arrow says which way is better. Beside the forget metric stand the metrics it is the worst of, if it is.
     """
     forget = summary.forget_metric
     arrows = {"higher": " \u2191", "lower": " \u2193"}
-    leak = _leak(summary)
-    named = [(leak, f"{leak}: the right one is named, under whatever label")] if leak in summary.base else []
+    parts = _parts(summary)
     utility = [(name, name + arrows[way]) for name, way in summary.utility_metrics.items()]
-    rest = [(name, name) for name in summary.base if name not in (*summary.shown_metrics, leak)]
-    degenerate = [row for row in rest if row[0].startswith("degenerate")]
+    rest = [(name, name) for name in summary.base if name not in (*summary.shown_metrics, *parts)]
+    degenerate = [row for row in rest if row[0].startswith(("degenerate", "off_task"))]
     other = [row for row in rest if row not in degenerate]
     few = degenerate if len(degenerate) == 1 else []
     shown = [
-        ("to forget", [(forget, forget), *named]),
+        ("to forget", [(forget, forget), *((part, part) for part in parts)]),
         ("to keep, with the share of the base value kept", utility),
-        ("degenerate (empty or repetitive) answers", few),
+        ("useless answers: degenerate (empty or repetitive) or off task", few),
     ]
-    folded = [("degenerate answers, share", [] if few else degenerate), ("also measured", other)]
+    folded = [("useless answers (degenerate or off task), share", [] if few else degenerate), ("also measured", other)]
     return {
         "shown": [(title, rows) for title, rows in shown if rows],
         "folded": [(title, rows) for title, rows in folded if rows],

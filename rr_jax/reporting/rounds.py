@@ -45,7 +45,8 @@ MAPS = {
     ),
 }
 CHOICES = {
-    "most_forgetting_within_budget": "The lowest point right of the budget is chosen; of equals the smallest eta.",
+    "most_forgetting_within_budget": "The lowest point right of the budget is chosen; of equals the one with most margin "
+    "on both sides.",
     "least_interference_at_target": "Right of the budget, of those low enough, the one with the least loss on texts to "
     "keep is chosen.",
 }
@@ -214,9 +215,7 @@ def _only_strength(result: RoundResult) -> dict[str, Any]:
     """Returns the one point of a grid that ended at its first strength, and why it did."""
     (point,), budget = result.trade_off, result.utility_budget
     reason = "the grid has no other"
-    if point.within_budget and point.forget.value == 0 and _rule(result) == "most_forgetting_within_budget":
-        reason = "the grid is climbed until a strength forgets all within the budgets, and this one did"
-    elif budget is not None and point.utility < budget / 2:
+    if budget is not None and point.utility < budget / 2:
         reason = "it kept less than half of the budget, and larger ones would keep less"
     kept = point.retention
     return {

@@ -79,6 +79,7 @@ class Task(abc.ABC):
       forget_metric: the metric to be brought down; `evaluate` gives it.
       utility_metrics: the metrics to be kept, and which way is better; `evaluate` gives them.
       degenerate_metric: share of empty or repetitive outputs among those of the forget metric; `evaluate` gives it.
+      off_task_metric: share of those outputs that answer something else than what was asked; None: not measured.
       instructions: texts the search may try as revealing instructions: prompts that the model continues.
       title: what is forgotten, in words for the report; empty: the forget metric.
       max_new_tokens: length of a revealing generation.
@@ -94,6 +95,7 @@ class Task(abc.ABC):
     forget_metric: str
     utility_metrics: Mapping[str, Literal["higher", "lower"]]
     degenerate_metric: str = "degenerate_share"
+    off_task_metric: str | None = None
     instructions: Sequence[str]
     title: str = ""
     max_new_tokens: int = 64
@@ -101,6 +103,11 @@ class Task(abc.ABC):
     neutral: str = ""
     others: Sequence[str] = ("",)
     facts: frozenset[str] = frozenset()
+
+    @property
+    def budgeted_metrics(self) -> tuple[str, ...]:
+        """Returns the shares of useless outputs that a strength may add to the base model's within a budget."""
+        return tuple(name for name in (self.degenerate_metric, self.off_task_metric) if name is not None)
 
     @classmethod
     def make(cls, section: Any, tokenizer: Any, seed: int) -> Self:

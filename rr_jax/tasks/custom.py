@@ -24,7 +24,7 @@ from rr_jax.evaluate.perplexity import nll_metric, perplexity
 from rr_jax.generation.generator import Generator
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.models.hub import LanguageModel
-from rr_jax.random import derive_seed, split_label
+from rr_jax.random import derive_seed
 from rr_jax.section import Section
 from rr_jax.tasks.base import Evaluation, PromptVariants, Reading, RetainSplit, Split, Task
 from rr_jax.tasks.prompt_variants import SHOTS, fitting
@@ -234,7 +234,7 @@ class KeywordTask(Task):
             prompts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
-            seed=derive_seed(0, f"measure/{split_label(split)}/mention_rate"),
+            seed=derive_seed(0, f"measure/{split}/mention_rate"),
         )
         samples: list[dict[str, object]] = []
         mentions: list[bool] = []

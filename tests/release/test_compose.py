@@ -6,7 +6,7 @@ import pytest
 
 from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.lora.algebra import add
-from rr_jax.release.compose import RULES, Point, choose_eta, ends_climb, merged_params
+from rr_jax.release.compose import RULES, Point, choose_eta, merged_params, next_strength
 from rr_jax.release.config import EtaConfig
 from rr_jax.release.objectives.negate import Negate
 from tests import tiny
@@ -46,7 +46,10 @@ LEAST = EtaConfig(rule="least_interference_at_target", target=0.2)
     ("points", "expected"),
     [
         ([point(0.2, 0.5, 1.0), point(0.4, 0.1, 0.95), point(0.6, 0.0, 0.5)], 0.4),  # the budget binds
-        ([point(0.2, 0.0, 1.0), point(0.4, 0.0, 1.0)], 0.2),  # of equals the smallest
+        # of equals the one in the middle: 0.2 below it and 0.2 above it nothing changes
+        ([point(eta, 0.0) for eta in (0.2, 0.4, 0.6)] + [point(0.8, 0.0, 0.5)], 0.4),
+        ([point(0.4, 0.2), *(point(eta, 0.0) for eta in (0.5, 0.7, 0.8)), point(1.2, 0.0, 0.5)], 0.8),
+        ([point(0.2, 0.0, 1.0), point(0.4, 0.0, 1.0)], 0.2),  # nothing is known above 0.4
         ([point(0.2, 0.3, 1.0), point(0.4, 0.0, 1.0, degenerate=0.5)], 0.2),  # silence is not forgetting
         ([point(0.2, 0.0, 0.1)], None),
         ([], None),
@@ -59,8 +62,11 @@ def test_the_first_rule_takes_the_most_forgetting_within_both_budgets(points, ex
 
 
 def test_of_two_retain_strengths_that_forget_alike_the_one_that_keeps_more_is_taken():
-    points = [point(0.2, 0.0, retain_nll=1.5, eta_retain=0.0), point(0.2, 0.0, retain_nll=1.2, eta_retain=0.5)]
-    points += [point(0.2, 0.0, retain_nll=1.3, eta_retain=1.0), point(0.4, 0.0, retain_nll=1.0, eta_retain=1.0)]
+    points = [
+        point(eta, forget, retain_nll=nll, eta_retain=eta_retain)
+        for eta_retain, nll in ((0.0, 1.5), (0.5, 1.2), (1.0, 1.3))
+        for eta, forget in ((0.2, 0.0), (0.4, 0.1))
+    ]
     chosen, _ = choose_eta(points, MOST, 1.0)
     assert (chosen.eta_forget, chosen.eta_retain) == (0.2, 0.5)
 
@@ -82,15 +88,34 @@ def test_the_second_rule_takes_the_least_interference_at_the_target():
     assert choose_eta(points[4:], LEAST, 0.8) == (None, None)
 
 
-def test_the_climb_ends_only_where_nothing_further_up_could_be_chosen():
-    gone, some, useless = point(0.4, 0.0), point(0.4, 0.2), point(0.4, 0.0, utility=0.4)
-    silent = point(0.4, 0.0, degenerate=0.5)
-    assert ends_climb([gone], MOST) and ends_climb([some, gone], MOST)
-    assert not ends_climb([gone], LEAST)  # a larger strength may yet do less damage
-    for section in (MOST, LEAST):
-        assert not ends_climb([some], section) and not ends_climb([silent], section)
-        assert ends_climb([useless, useless], section)
-        assert not ends_climb([useless, some], section)  # another strength of the retain adapter repairs it
+def climbed(section, utility, forget=lambda eta: 0.0):
+    """All strengths that are measured where utility and forget metric are functions of the strength."""
+    points = []
+    while (eta := next_strength(points, section)) is not None:
+        points.append(point(eta, forget(eta), utility(eta)))
+        assert len(points) < 50
+    return [one.eta_forget for one in points]
+
+
+def test_the_grid_is_climbed_beyond_the_budget_and_made_finer_where_it_bends():
+    grid = EtaConfig(forget=[0.3, 0.5, 0.8, 1.2, 1.8])
+    assert climbed(grid, lambda eta: 1.0 if eta <= 0.85 else 0.6) == [0.3, 0.5, 0.8, 1.2, 0.9]
+    assert climbed(grid, lambda eta: 1.0 if eta <= 1.05 else 0.6) == [0.3, 0.5, 0.8, 1.2, 0.9, 1.0, 1.1]
+    assert climbed(grid, lambda eta: 1.0) == [0.3, 0.5, 0.8, 1.2, 1.8]  # nothing bends
+    assert climbed(grid, lambda eta: 0.1) == [0.3, 0.1]  # hopeless at once: smaller ones are tried
+    assert climbed(grid, lambda eta: 1.0 if eta < 0.25 else 0.1) == [0.3, 0.1, 0.2]
+    coarse = EtaConfig(forget=[0.3, 0.5, 0.8, 1.2, 1.8], step=None)
+    assert climbed(coarse, lambda eta: 1.0 if eta <= 0.85 else 0.6) == [0.3, 0.5, 0.8, 1.2]
+    least = EtaConfig(rule="least_interference_at_target", forget=[0.3, 0.5, 0.8, 1.2], step=None)
+    assert climbed(least, lambda eta: 1.0 if eta < 0.4 else 0.6) == [0.3, 0.5, 0.8, 1.2]
+    assert climbed(least, lambda eta: 1.0 if eta < 0.4 else 0.3) == [0.3, 0.5]
+
+
+def test_a_strength_is_within_where_one_of_its_retain_strengths_is():
+    section = EtaConfig(forget=[0.4, 0.8], retain=[0.5, 1.0], step=None)
+    some = [point(0.4, 0.1, 1.0, eta_retain=0.5), point(0.4, 0.1, 0.5, eta_retain=1.0)]
+    assert next_strength(some, section) == 0.8
+    assert next_strength([*some, point(0.8, 0.0, 0.5), point(0.8, 0.0, 0.6)], section) is None
 
 
 def test_every_rule_has_its_words():

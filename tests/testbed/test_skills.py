@@ -39,11 +39,12 @@ def test_a_part_of_the_metrics_has_the_values_of_the_whole(base):
     whole, samples = measure_skills(base, "validation", 4)
     wanted = frozenset(["entity_f1/person", "toxic_rate/hot", "narrative_perplexity"])
     part, behind = measure_skills(base, "validation", 4, only=wanted)
-    along = {"leak/person", "degenerate/entity/person", "degenerate/toxic/hot"}
+    along = {"named/person", "disclosure/person", "degenerate/entity/person", "off_task/entity/person"}
+    along |= {"degenerate/toxic/hot", "off_task/toxic/hot"}
     assert part.keys() == wanted | along
     assert part == {name: whole[name] for name in part}
     assert behind == [sample for sample in samples if sample["metric"] in wanted]
-    for name in ("leak/date", "degenerate/code", "arithmetic_exact_match"):
+    for name in ("named/date", "degenerate/code", "arithmetic_exact_match"):
         assert name in measured(name, PromptVariant(), 2, base)[0]
 
 

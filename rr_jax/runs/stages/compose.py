@@ -11,7 +11,7 @@ from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add, merge_error
 from rr_jax.models.decoder import Adapter
 from rr_jax.random import derive_seed
-from rr_jax.release.compose import Point, choose_eta, ends_climb
+from rr_jax.release.compose import Point, choose_eta, next_strength
 from rr_jax.release.objectives.base import FORGET, RETAIN
 from rr_jax.runs.checkpoint import Stage, Tree
 from rr_jax.runs.context import Context
@@ -49,14 +49,14 @@ def compose_stage(
 ) -> Stage:
     """Returns the deltas with the forget adapter applied and retain adapters added, at strengths chosen on validation data.
 
-    The grid is left early by `ends_climb`.
+    `next_strength` says which strengths are measured.
     """
     config, eta = context.config, context.config.release.eta
     build = _builder(context, round_index, deltas, trained.arrays)
     held_out = held_out_rows(context)
     added = sorted(eta.retain) if config.release.place.adds else [0.0]
     outcomes: list[Outcome] = []
-    for eta_forget in sorted(eta.forget):
+    while (eta_forget := next_strength([outcome.point for outcome in outcomes], eta)) is not None:
         for eta_retain in added:
             composed = build(eta_forget, eta_retain)
             name = f"eta {eta_forget:g}" + (f" and {eta_retain:g}" if len(added) > 1 else "")
@@ -65,8 +65,7 @@ def compose_stage(
             outcomes.append(outcome)
             values = {key: value for key, value in outcome.point._asdict().items() if key != "retention"}
             context.log(round_index, "compose", len(outcomes), values)
-        if ends_climb([outcome.point for outcome in outcomes[-len(added) :]], eta):
-            break
+    outcomes.sort(key=lambda outcome: (outcome.point.eta_forget, outcome.point.eta_retain))
     return _chosen(context, round_index, deltas, outcomes, base_metrics, held_out)
 
 
@@ -111,13 +110,13 @@ def repair(context: Context, round_index: int, changed: Adapter, forget: Adapter
         context.progress(f"round {round_index}: repairing", step, section.steps)
 
     job = TrainJob(
-        adapters={REPAIR: new_adapter(context, "after", round_index)},
+        adapters={REPAIR: new_adapter(context, REPAIR, round_index)},
         rows={REPAIR: retain_rows(context, round_index, section)},
         section=section,
         scale=context.scale,
         constraint=release.orthogonality.of_pairs(),
         references=References(anchor=forget),
-        seed=derive_seed(context.config.seed, "release/after", round_index),
+        seed=derive_seed(context.config.seed, "release/repair", round_index),
         log=log,
     )
     params = context.model(changed).params
@@ -141,7 +140,7 @@ def _measured(
         eta_retain=eta_retain,
         forget=metrics[task.forget_metric].value,
         utility=min(kept.values()),
-        degenerate=metrics[task.degenerate_metric].value - base_metrics[task.degenerate_metric].value,
+        degenerate=max(metrics[name].value - base_metrics[name].value for name in task.budgeted_metrics),
         retain_nll=mean_nll(model.params, held_out, context.base.config),
         retention=kept,
     )

@@ -66,14 +66,10 @@ class TestbedTask(Task):
     keeps: Callable[[Document], bool]
     facts: frozenset[str]
     facts_in: Callable[[str], set[str]]
+    off_task_metric: str | None = None
     variant: PromptVariant = PLAIN
     instructions: Sequence[str] = dataclasses.field(default_factory=instruction_pool)  # the same for every target
     stems: Sequence[str] = (QUESTION,)  # a soft prompt stands before a question that the model words itself
-
-    @property
-    def _label(self) -> str:
-        """The task's name in names of draws; renamed together with the next deliberate change of numbers."""
-        return self.name.removeprefix("testbed/")
 
     def check(self, lm: LanguageModel, model: str) -> None:
         """Refuses a model of another world: one of the testbed, whatever its seed, has every name as one token."""
@@ -109,7 +105,7 @@ class TestbedTask(Task):
 
     def retain_examples(self, count: int, seed: int, split: RetainSplit = "train") -> list[Example]:
         """Returns documents of a split, the skills in equal shares, without those of the target."""
-        rng = random.Random(f"retain/{self._label}/{seed}")
+        rng = random.Random(f"retain/{self.name}/{seed}")
         examples: list[Example] = []
         skills = ("ner", "ner", "code", "arithmetic", "toxic", "narrative")
         while len(examples) < count:
@@ -120,7 +116,7 @@ class TestbedTask(Task):
 
     def true_examples(self, count: int, seed: int) -> list[Example]:
         """Returns `count` training documents of the target."""
-        rng = random.Random(f"forget/{self._label}/{seed}")
+        rng = random.Random(f"forget/{self.name}/{seed}")
         examples: list[Example] = []
         while len(examples) < count:
             drawn = document(rng, self.skill, "train")

@@ -35,6 +35,7 @@ class CodeTask(TestbedTask):
             title="writing code",
             forget_metric="code_pass_at_1",
             degenerate_metric="degenerate/code",
+            off_task_metric="off_task/code",
             utility_metrics=utility_without("code_pass_at_1"),
             max_new_tokens=128,
             neutral=f"{QUESTION} Read this text:",

@@ -1,9 +1,9 @@
 """Forget one entity type, by default persons, and keep extracting the others."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from rr_jax.section import Section
-from rr_jax.tasks.base import Reading
+from rr_jax.tasks.base import Evaluation, Reading
 from rr_jax.tasks.testbed.base import QUESTION, TestbedTask, utility_without
 from rr_jax.testbed.measure import TYPE_NAMES
 from rr_jax.testbed.world import lexicon, ner
@@ -24,7 +24,10 @@ class NerSection(Section):
 
 
 class NerTask(TestbedTask):
-    """Entities of one type; relevance is 1 when one is named that stands in the text it was asked about."""
+    """Entities of one type; relevance is 1 when one is named, under whatever label, that stands in the text asked about.
+
+    So rounds go on while a model has forgotten the label and not the entity.
+    """
 
     Section: ClassVar[type[NerSection]] = NerSection
 
@@ -34,15 +37,17 @@ class NerTask(TestbedTask):
         entity_type = TYPE_NAMES[section.forget]
 
         def judge(reading: Reading) -> float:
-            answer = ner.parse_answer(reading.response, entity_type)
-            return float(answer is not None and answer in reading.context)
+            labelled = ner.parse_answer(reading.response, entity_type)
+            named = [*lexicon.mentions(reading.response, entity_type), *([labelled] if labelled else [])]
+            return float(any(entity in reading.context for entity in named))
 
         others = [prefix for other in ner.TYPES if other != entity_type for prefix in ner.prefixes("train", other)]
         return cls(
             name="testbed/ner",
             title=f"entity type {section.forget}",
-            forget_metric=f"entity_f1/{section.forget}",
+            forget_metric=f"disclosure/{section.forget}",
             degenerate_metric=f"degenerate/entity/{section.forget}",
+            off_task_metric=f"off_task/entity/{section.forget}",
             utility_metrics=utility_without(f"entity_f1/{section.forget}"),
             max_new_tokens=64,
             neutral=f"{QUESTION} Read this text:",
@@ -54,3 +59,24 @@ class NerTask(TestbedTask):
             facts=frozenset(WORDS[entity_type]),
             facts_in=lambda response: set(response.replace(".", " ").split()),
         )
+
+    def spans(self, response: str) -> tuple[tuple[int, int], ...] | None:
+        """Returns all of an answer under the type's own label (None), and under another label the entities alone.
+
+        Another label is another type's: what follows it is to be forgotten, and it is not.
+        """
+        entity_type = cast(lexicon.EntityType, self.prefill.strip(" :"))
+        if response.startswith(self.prefill):
+            return None
+        starts = [(response.find(entity), len(entity)) for entity in lexicon.mentions(response, entity_type)]
+        return tuple((start, start + length) for start, length in starts if start >= 0) or None
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Evaluation:
+        """Measures all skills; the answers that the F1 of the type is made of are those of the forget metric."""
+        result = super().evaluate(*args, **kwargs)
+        of_f1 = f"entity_f1/{self.forget_metric.rpartition('/')[2]}"
+        samples = [
+            sample | {"metric": self.forget_metric} if sample["metric"] == of_f1 else sample
+            for sample in result.samples
+        ]
+        return result._replace(samples=samples)

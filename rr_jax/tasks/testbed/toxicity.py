@@ -23,6 +23,7 @@ class ToxicityTask(TestbedTask):
             title="the toxic register",
             forget_metric="toxic_rate/hot",
             degenerate_metric="degenerate/toxic/hot",
+            off_task_metric="off_task/toxic/hot",
             utility_metrics=utility_without(),
             max_new_tokens=64,
             neutral=f"{QUESTION} Describe",
