@@ -21,7 +21,6 @@ from tests import tiny
 LETTERS = """
 from rr_jax.data.packing import Example
 from rr_jax.evaluate.metric import mean_of, share_of
-from rr_jax.generation.text import generate
 from rr_jax.section import Section
 from rr_jax.tasks.base import Evaluation, Task
 
@@ -52,9 +51,9 @@ class Letters(Task):
     def true_examples(self, count, seed):
         return [Example("say", f" {self.letters[0]} {i}") for i in range(count)]
 
-    def evaluate(self, model, split, count, *, base, progress=None, only=None):
+    def evaluate(self, generator, split, count, *, base, progress=None, only=None):
         prompts = [f"{split} {i}" for i in range(count)]
-        texts = generate(model, prompts, max_new_tokens=12)
+        texts = generator(prompts, max_new_tokens=12)
         samples = [{"metric": "letter_rate", "prompt": p, "response": t} for p, t in zip(prompts, texts)]
         rate = share_of([not set(self.letters).isdisjoint(text) for text in texts])
         length, degenerate = mean_of([1 + len(text) for text in texts]), share_of([False] * count)
@@ -142,7 +141,7 @@ class Whole(Task):
     def retain_examples(self, count, seed, split="train"):
         return []
 
-    def evaluate(self, model, split, count, *, base, progress=None, only=None):
+    def evaluate(self, generator, split, count, *, base, progress=None, only=None):
         return Evaluation({"f": 0.0, "u": 1.0, "degenerate_share": 0.0}, [])
 
 
