@@ -13,18 +13,11 @@ from rr_jax.data.batches import in_order
 from rr_jax.data.packing import Packed
 from rr_jax.evaluate.metric import Metric, ratio_of
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.loss import Batch, segment_nll, token_nll
+from rr_jax.models.loss import segment_nll, token_nll
 from rr_jax.models.spec import Adapter, Params
 
 _batch_nll = jax.jit(token_nll)  # the config is a static pytree: one compilation for each model and batch shape
-
-
-@jax.jit
-def _batch_and_segments(
-    params: Params, batch: Batch, config: ModelConfig, adapters: Adapter | None
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    whole = token_nll(params, batch, config, adapters=adapters)
-    return *whole, *segment_nll(params, batch, config, adapters=adapters)
+_segment_nll = jax.jit(segment_nll)
 
 
 def mean_nll(
@@ -42,7 +35,9 @@ def mean_nll(
     for batch in in_order(packed, batch_size):
         batch_total, batch_weight = jax.device_get(_batch_nll(params, batch, config, adapters=adapters))
         total, weight = total + float(batch_total), weight + float(batch_weight)
-    return _mean(total, weight, packed)
+    if weight <= 0.0:
+        raise ValueError(f"the {len(packed.tokens)} rows have no weighted token, expected at least one")
+    return total / weight
 
 
 def nll_metric(
@@ -52,22 +47,14 @@ def nll_metric(
 
     Args, Raises: as `mean_nll`.
     """
-    total, weight = 0.0, 0.0
+    # by its own program: one that gives the texts' sums as well may round the value in another way
+    value = mean_nll(params, packed, config, adapters=adapters, batch_size=batch_size)
     sums, weights = [], []
     for batch in in_order(packed, batch_size):
-        found = jax.device_get(_batch_and_segments(params, batch, config, adapters))
-        total, weight = total + float(found[0]), weight + float(found[1])
-        counted = found[3] > 0
-        sums.append(found[2][counted])
-        weights.append(found[3][counted])
-    value = _mean(total, weight, packed)
+        nll, weight = jax.device_get(_segment_nll(params, batch, config, adapters=adapters))
+        sums.append(nll[weight > 0])
+        weights.append(weight[weight > 0])
     return ratio_of(np.concatenate(sums).tolist(), np.concatenate(weights).tolist(), value=value)
-
-
-def _mean(total: float, weight: float, packed: Packed) -> float:
-    if weight <= 0.0:
-        raise ValueError(f"the {len(packed.tokens)} rows have no weighted token, expected at least one")
-    return total / weight
 
 
 def perplexity(mean_nll: float) -> float:

@@ -43,8 +43,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=False,
-            create=not read_only,
-            read_only=read_only,
+            create=not read_only,  # Orbax's own read_only would say so on stderr each time
         )
         self.folder = folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)

@@ -8,7 +8,7 @@ import pytest
 
 from rr_jax.data.packing import Packed
 from rr_jax.evaluate import perplexity as module
-from rr_jax.evaluate.perplexity import mean_nll, perplexity
+from rr_jax.evaluate.perplexity import mean_nll, nll_metric, perplexity
 from rr_jax.models.config import ModelConfig
 
 torch = pytest.importorskip("torch")
@@ -97,6 +97,24 @@ def test_mean_nll_is_that_of_each_sample_alone(reference: LlamaForCausalLM):
     for batch_size in (1, 2, 5, 8):  # with and without a last batch that is not full
         found = mean_nll(_params(reference), packed, CONFIG, batch_size=batch_size)
         assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_standard_error_is_over_the_samples(reference: LlamaForCausalLM):
+    packed, params = _packed(), _params(reference)
+    single = []  # (sum, weight) of each sample alone
+    for row, segment in ((r, k) for r, lengths in enumerate(LENGTHS) for k in range(1, len(lengths) + 1)):
+        kept = packed.segment_ids[row] == segment
+        weight = float(packed.weights[row][kept][1:].sum())
+        if weight:
+            alone = Packed(*(np.where(kept, array[row], 0)[None] for array in packed))
+            single.append((mean_nll(params, alone, CONFIG) * weight, weight))
+    tops, bottoms = np.array(single).T
+    mean, n = tops.sum() / bottoms.sum(), len(tops)
+    expected = np.std(tops - mean * bottoms, ddof=1) * n**0.5 / bottoms.sum()  # the residuals have mean 0
+    for batch_size in (1, 2, 8):
+        found = nll_metric(params, packed, CONFIG, batch_size=batch_size)
+        assert found.value == mean_nll(params, packed, CONFIG, batch_size=batch_size)  # to the bit
+        assert found.n == n and found.stderr == pytest.approx(expected, rel=1e-4)
 
 
 def test_all_batches_share_one_compilation(reference: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch):
