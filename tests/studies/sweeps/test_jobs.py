@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rr_jax.models.hub import save
 from rr_jax.runs.config_file import parse_config
 from rr_jax.studies.sweeps import jobs
 from rr_jax.studies.sweeps.jobs import Job
@@ -19,13 +18,6 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="looks at processes as Linux shows them")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
 
 
 def write(path, folder, out, **changes):
