@@ -63,7 +63,11 @@ def uninterrupted(folder, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("kill", [("before", 1), ("after", 2), ("before", 4), ("after", 6), ("before", 9)])
+LATER = pytest.mark.slow
+KILLS = [("before", 1, LATER), ("after", 2, ()), ("before", 4, LATER), ("after", 6, LATER), ("before", 9, ())]
+
+
+@pytest.mark.parametrize("kill", [pytest.param((when, number), marks=mark) for when, number, mark in KILLS])
 def test_a_killed_run_resumes_to_the_same_bits(folder, uninterrupted, tmp_path, kill):
     config = tiny.run_config(tmp_path / "killed", folder)
     died = script(config, *kill)
