@@ -354,6 +354,26 @@ def report(
     console.print(f"report: {write_report(folder)}")
 
 
+def invoke(arguments: list[str]) -> int:
+    """Returns the exit code of a command run in this process: 2 after bad input, of which one line is on stderr.
+
+    Raises:
+      KeyboardInterrupt: if the command was interrupted, as typer.Abort too.
+    """
+    try:
+        # Returns what an Exit asks for: of --help and --version, and of an interruption that typer saw first.
+        code = app(arguments, prog_name="rr-jax", standalone_mode=False) or 0
+    except UsageError as error:
+        return _refuse(f"{error.format_message()} (see --help)")
+    except (ValueError, OSError) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        return _refuse(str(error) or type(error).__name__)
+    if code == 130:
+        raise KeyboardInterrupt
+    return int(code)
+
+
 def main() -> None:
     """Entry point: an error or an interruption is one line, and the exit code 2 or 130."""
     arguments = sys.argv[1:] or ["--help"]
@@ -362,7 +382,8 @@ def main() -> None:
     def stop(*_: object) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses twice gets the same line
         notes.show_cursor()
-        _leave(130, f"rr-jax: stopped{resumes}")
+        print(f"rr-jax: stopped{resumes}", file=sys.stderr)
+        _leave(130)
 
     def swallowed(found: Any) -> None:
         """An interruption that meets a callback of the garbage collector, as JAX has one, is not passed on by Python."""
@@ -370,34 +391,25 @@ def main() -> None:
 
     sys.unraisablehook = swallowed
     try:
-        # Returns what an Exit asks for: of --help and --version, and of an interruption that typer saw first.
-        code = app(arguments, prog_name="rr-jax", standalone_mode=False) or 0
-        if code == 130:
-            raise KeyboardInterrupt
+        code = invoke(arguments)
     except (KeyboardInterrupt, typer.Abort):
         stop()
-    except UsageError as error:
-        _leave(2, f"rr-jax: {_line(error.format_message())} (see --help)")
-    except (ValueError, OSError) as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        _leave(2, f"rr-jax: {_line(str(error)) or type(error).__name__}")
     _leave(code)
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _refuse(message: str) -> int:
+    """Says on one line of stderr what is wrong, and returns the exit code of bad input."""
+    print(f"rr-jax: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
-def _leave(code: int, message: str = "") -> NoReturn:
+def _leave(code: int) -> NoReturn:
     """Ends the process at once.
 
     Python's own way out waits for no thread of JAX or Orbax that is still at work, and such a thread can crash on what
     is being taken down: a finished or interrupted run would end with -11. Nothing is lost without it: checkpoints are
     closed where they were opened and appear whole or not at all, and every other file is written whole.
     """
-    if message:
-        print(message, file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -16,14 +16,38 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 
+MAPPINGS = 30_000  # of a module more there may be twice as many
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that neither of two processes is left with one of them alone."""
+    items.sort(key=lambda item: not {"runs", "studies"} & set(item.path.parts))
+    if os.environ.get("RR_JAX_SLOW") != "1":
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: set RR_JAX_SLOW=1 to run it"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def free_compiled_code() -> Iterator[None]:
     """Each compiled function holds memory mappings, of which a process may have 65,530: the whole suite needs more."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or len(maps.read_bytes().splitlines()) > MAPPINGS:
+        jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with its tokenizer, as a folder that nobody writes to."""
+    from rr_jax.models.hub import save
+    from tests import tiny
+
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    save(tiny.model(), path)
+    return path
 
 
 @pytest.fixture(scope="session")

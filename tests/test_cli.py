@@ -1,5 +1,7 @@
 """The command line: bad input is one line and exit code 2, and nothing is left behind."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import yaml
 from rr_jax import __version__, cli
 from rr_jax.lora.adapter import init_adapter
 from rr_jax.models.decoder import forward
-from rr_jax.models.hub import read_config, save
+from rr_jax.models.hub import read_config
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.config_file import parse_config
 from rr_jax.testbed import BASE
@@ -24,16 +26,19 @@ from tests import tiny
 ROOT = Path(__file__).parents[1]
 
 
-def rr_jax(*arguments):
+def process(*arguments):
+    """The command as a user has it: its exit code, and what it says."""
     command = [sys.executable, "-W", "ignore", "-m", "rr_jax.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
+def rr_jax(*arguments):
+    """The command in this process, which has everything imported."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        code = cli.invoke(list(map(str, arguments)))
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
 
 
 BAD = [
@@ -75,6 +80,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path, changes, ove
     assert not (tmp_path / "run").exists()
 
 
+def test_a_process_ends_as_the_command_in_this_one_says(folder, tmp_path):
+    config = tiny.run_config(tmp_path / "run", folder, rond=1)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    for arguments in (("run", tmp_path / "config.yaml"), ("rnu",), ("--version",)):
+        here, there = rr_jax(*arguments), process(*arguments)
+        assert (here.returncode, here.stdout, here.stderr) == (there.returncode, there.stdout, there.stderr)
+        assert len((there.stdout + there.stderr).splitlines()) == 1
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     for command in ("eval", "report"):
         done = rr_jax(command, tmp_path)
@@ -106,8 +120,7 @@ def test_a_misused_command_is_one_line(arguments, message):
 
 
 def test_help_and_version_are_no_errors():
-    for arguments in (("--help",), ("run", "--help"), ()):
-        done = rr_jax(*arguments)
+    for done in (rr_jax("--help"), rr_jax("run", "--help"), process()):
         assert done.returncode == 0, done.stderr
         assert "Usage: rr-jax" in done.stdout
     assert rr_jax("--version").stdout == f"rr-jax {__version__}\n"

@@ -185,15 +185,15 @@ def merge_error(params: Params, adapter: Adapter) -> dict[str, Float[Array, " L"
     Raises:
       ValueError: as `merge_adapter`.
     """
-    merged = merge_adapter(params, adapter)["layers"]
+    merged, layers = merge_adapter(params, adapter)["layers"], params["layers"]
+    return {name: lax.map(_merge_loss, (layers[name], merged[name], m["a"], m["b"])) for name, m in adapter.items()}
 
-    def one(layer: tuple[jax.Array, ...]) -> jax.Array:
-        before, after, a, b = (array.astype(jnp.float32) for array in layer)
-        update = jnp.matmul(a, b, precision=_HIGHEST)
-        size = jnp.linalg.norm(update)
-        return jnp.linalg.norm((after - before) - update) / jnp.where(size > 0, size, 1.0)
 
-    return {name: lax.map(one, (params["layers"][name], merged[name], m["a"], m["b"])) for name, m in adapter.items()}
+def _merge_loss(layer: tuple[jax.Array, ...]) -> jax.Array:
+    before, after, a, b = (array.astype(jnp.float32) for array in layer)
+    update = jnp.matmul(a, b, precision=_HIGHEST)
+    size = jnp.linalg.norm(update)
+    return jnp.linalg.norm((after - before) - update) / jnp.where(size > 0, size, 1.0)
 
 
 def inner_product(left: Adapter, right: Adapter) -> dict[str, Float[Array, "*N L"]]:

@@ -140,6 +140,7 @@ def project_out(adapter: Adapter, bases: Sequence[dict[str, Float[Array, " L in 
     return moved
 
 
+@jax.jit
 def orthonormal_columns(columns: Float[Array, " L in K"]) -> Float[Array, " L in K"]:
     """Returns orthonormal columns [L, in, K] that span what the given ones span; 0 for one that depends on those before
     it.
@@ -299,6 +300,7 @@ def _basis(columns: jax.Array) -> jax.Array:
     return columns
 
 
+@jax.jit  # else each call outside of a compiled step would compile its loop again
 def _inverse_factor(gram: jax.Array) -> jax.Array:
     """Returns C^-1 [L, R, R] for gram = C C^T, C its Cholesky factor, by elimination beside the identity. A row of
     zeros where a column depends on those before it."""

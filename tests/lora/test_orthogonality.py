@@ -125,7 +125,7 @@ def test_penalties_are_the_double_loop(name):
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_gradients_are_finite_differences(name):
-    gradients = jax.grad(PENALTIES[name], argnums=(0, 1))(FORGET, RETAIN)
+    gradients = jax.jit(jax.grad(PENALTIES[name], argnums=(0, 1)))(FORGET, RETAIN)
     reference, step = REFERENCES[name], 1e-6
     for side, module, factor in itertools.product((0, 1), FORGET, ("a", "b")):
         found = gradients[side][module][factor]
@@ -168,7 +168,7 @@ def test_orthogonal_and_equal_directions():
 @pytest.mark.parametrize("name", PENALTIES)
 def test_zero_columns_are_safe(name):
     forget = {n: {"a": m["a"].at[:, :, 0].set(0.0), "b": m["b"]} for n, m in FORGET.items()}
-    value, gradient = jax.value_and_grad(PENALTIES[name])(forget, RETAIN)
+    value, gradient = jax.jit(jax.value_and_grad(PENALTIES[name]))(forget, RETAIN)
     np.testing.assert_allclose(value, REFERENCES[name](wide(forget), wide(RETAIN)), rtol=1e-5)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
@@ -229,7 +229,7 @@ def test_angles_of_a_factor_of_lower_rank_are_finite_and_about_right(name):
         return {"q": {"a": jnp.float32(a), "b": jnp.float32(np.swapaxes(a, 1, 2))}}
 
     forget, retain = low(1), low(2)
-    value, grads = jax.value_and_grad(PENALTIES[name])(forget, retain)
+    value, grads = jax.jit(jax.value_and_grad(PENALTIES[name]))(forget, retain)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
     assert 0.0 <= float(value) < 0.1  # 5 of 64 directions, of which few are shared
 
@@ -237,8 +237,9 @@ def test_angles_of_a_factor_of_lower_rank_are_finite_and_about_right(name):
 @pytest.mark.parametrize("name", PENALTIES)
 def test_penalties_map_over_stacked_adapters(name):
     forgets = [random_adapter(5, 2), random_adapter(6, 2)]
-    mapped = jax.vmap(PENALTIES[name], in_axes=(0, None))(stack_adapters(forgets), RETAIN)
-    np.testing.assert_allclose(mapped, [PENALTIES[name](forget, RETAIN) for forget in forgets], rtol=1e-5)
+    mapped = jax.jit(jax.vmap(PENALTIES[name], in_axes=(0, None)))(stack_adapters(forgets), RETAIN)
+    alone = jax.jit(PENALTIES[name])
+    np.testing.assert_allclose(mapped, [alone(forget, RETAIN) for forget in forgets], rtol=1e-5)
 
 
 def test_no_common_module_is_an_error():
@@ -278,7 +279,7 @@ def test_angles_do_not_depend_on_the_basis_of_a_factor_and_cosines_of_columns_do
 def test_every_penalty_is_finite_with_a_finite_gradient_where_b_is_zero(name):
     fresh = {key: {"a": m["a"], "b": jnp.zeros_like(m["b"])} for key, m in FORGET.items()}
     other = {key: {"a": m["a"], "b": jnp.zeros_like(m["b"])} for key, m in RETAIN.items()}
-    value, grads = jax.value_and_grad(PENALTIES[name])(fresh, other)
+    value, grads = jax.jit(jax.value_and_grad(PENALTIES[name]))(fresh, other)
     assert np.isfinite(value) and all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
 
 

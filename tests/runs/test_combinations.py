@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from rr_jax.models.hub import save
 from rr_jax.runs import loop
 from rr_jax.runs.checkpoint import Checkpoints
 from rr_jax.runs.config_file import parse_config
@@ -15,13 +14,6 @@ from rr_jax.tasks.base import Task
 from tests import tiny
 
 UNCONSTRAINED = {"penalty": "none"}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
 
 
 def config_of(out, folder, objective, place="none", rounds=1, **release):

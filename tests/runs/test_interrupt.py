@@ -7,21 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import yaml
 
-from rr_jax.models.hub import save
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 STOPPED = "rr-jax: stopped; the same command resumes from the last finished stage"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
 
 
 def start(*arguments):

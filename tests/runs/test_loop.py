@@ -17,7 +17,6 @@ from rr_jax.generation.generator import Generator
 from rr_jax.lora import algebra
 from rr_jax.lora.orthogonality import activations_by_layer, olora_by_layer
 from rr_jax.models.decoder import forward
-from rr_jax.models.hub import save
 from rr_jax.random import derive_seed
 from rr_jax.release.compose import Point
 from rr_jax.reveal.collect import Collection
@@ -31,13 +30,6 @@ from rr_jax.training.loop import TrainingDiverged, train
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
 
 
 def script(config, *kill):
@@ -71,7 +63,11 @@ def uninterrupted(folder, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("kill", [("before", 1), ("after", 2), ("before", 4), ("after", 6), ("before", 9)])
+LATER = pytest.mark.slow
+KILLS = [("before", 1, LATER), ("after", 2, ()), ("before", 4, LATER), ("after", 6, LATER), ("before", 9, ())]
+
+
+@pytest.mark.parametrize("kill", [pytest.param((when, number), marks=mark) for when, number, mark in KILLS])
 def test_a_killed_run_resumes_to_the_same_bits(folder, uninterrupted, tmp_path, kill):
     config = tiny.run_config(tmp_path / "killed", folder)
     died = script(config, *kill)

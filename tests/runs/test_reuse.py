@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from rr_jax.evaluate.metric import from_plain
-from rr_jax.models.hub import save
 from rr_jax.runs import loop as rounds
 from rr_jax.runs import reuse
 from rr_jax.runs.checkpoint import STAGES, Checkpoints
@@ -27,13 +26,6 @@ from rr_jax.runs.stages.train import train_stage
 from rr_jax.section import Section
 from rr_jax.tasks.base import Revealed
 from tests import tiny
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
 
 
 def configured(out, folder, **changes):

@@ -13,7 +13,6 @@ from rr_jax.data.packing import pack_examples
 from rr_jax.evaluate.metric import values_of
 from rr_jax.evaluate.perplexity import mean_nll
 from rr_jax.generation.generator import Generator
-from rr_jax.models.hub import save
 from rr_jax.random import derive_seed
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.config_file import parse_config
@@ -23,13 +22,6 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 TASK = tiny.EchoTask(tiny.weight_metrics)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
 
 
 def run(out, folder, place, rounds_=1, **changes):

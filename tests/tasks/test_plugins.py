@@ -8,7 +8,6 @@ import yaml
 
 import rr_jax
 from rr_jax import cli
-from rr_jax.models.hub import save
 from rr_jax.runs.config_file import load_config, parse_config
 from rr_jax.runs.loop import load_round, run
 from rr_jax.section import Section
@@ -74,13 +73,6 @@ def stranger(tmp_path_factory):
         patch.syspath_prepend(place)
         yield place
     sys.modules.pop("stranger_letters", None)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
 
 
 def command(capsys, *arguments):

@@ -9,7 +9,6 @@ import pytest
 import yaml
 from scipy import stats
 
-from rr_jax.models.hub import save
 from rr_jax.release.config import Method
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.results import RunSummary
@@ -18,13 +17,6 @@ from rr_jax.studies.sweeps.grid import load_sweep, run_sweep
 from rr_jax.studies.sweeps.rows import constraint_of, interference_of, metrics_of
 from rr_jax.studies.sweeps.table import interval, table
 from tests import records, tiny
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
 
 
 @pytest.fixture

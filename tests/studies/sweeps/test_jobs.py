@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rr_jax.models.hub import save
 from rr_jax.runs.config_file import parse_config
 from rr_jax.studies.sweeps import jobs
 from rr_jax.studies.sweeps.jobs import Job
@@ -19,13 +18,6 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="looks at processes as Linux shows them")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
 
 
 def write(path, folder, out, **changes):
@@ -66,6 +58,7 @@ def gone(pids, seconds):
     return not any(map(alive, pids))
 
 
+@pytest.mark.slow
 def test_rows_are_in_order_and_shared_stages_are_computed_once(folder, tmp_path):
     tables = {}
     for count in (1, 2):
@@ -92,7 +85,7 @@ def test_rows_are_in_order_and_shared_stages_are_computed_once(folder, tmp_path)
             assert one[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-5)), name
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_no_worker_outlives_the_command(folder, tmp_path, end):
     process = start("sweep", write(tmp_path, folder, "sweep"), "--jobs", 2)
     first = tmp_path / "sweep" / "runs" / "1.0-seed0" / "checkpoints" / "1"

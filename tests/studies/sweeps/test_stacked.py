@@ -8,20 +8,12 @@ import numpy as np
 import pytest
 import yaml
 
-from rr_jax.models.hub import save
 from rr_jax.runs.checkpoint import Checkpoints
 from rr_jax.runs.config_file import parse_config
 from rr_jax.studies.sweeps import stacked
 from rr_jax.studies.sweeps.grid import load_sweep, run_sweep
 from rr_jax.studies.sweeps.stacked import stacks
 from tests import tiny
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny.model(), path)
-    return path
 
 
 @pytest.fixture
