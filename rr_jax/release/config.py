@@ -43,6 +43,11 @@ class EtaConfig(Section):
     degenerate_budget: Share = 0.1  # share of empty or repetitive outputs, and of off-task ones, that may be added
 
 
+def _as_name(found: object) -> object:
+    """YAML reads the name true as a truth value."""
+    return "true" if found is True else found
+
+
 def _known_optimizer(name: str) -> str:
     OPTIMIZERS.get(name)  # a PluginError is a ValueError, which pydantic reports
     return name
@@ -52,7 +57,9 @@ class ReleaseConfig(Section):
     """What the forget adapter learns from, what it is trained towards, where the retain adapter stands, by which
     optimizer. Reveal and Release is the default combination; every rival is another."""
 
-    data: Literal["revealed", "true"] = "revealed"  # what a reveal stage collects, or the task's own forget data
+    data: Annotated[Literal["revealed", "true"], pydantic.BeforeValidator(_as_name)] = (
+        "revealed"  # what a reveal stage collects, or the task's own forget data
+    )
     examples: PositiveInt = 256  # of the true data; as many as reveal.collect.size lets be revealed (SOUL: 200 to 400)
     objective: Annotated[SerializeAsAny[Objective], plugged(OBJECTIVES)] = Negate()
     optimizer: Annotated[str, pydantic.AfterValidator(_known_optimizer)] = "adamw"  # or sophia: SOUL's update

@@ -3,10 +3,10 @@
 import pytest
 
 from rr_jax.evaluate.metric import Metric
+from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import load
 from rr_jax.testbed import BASE
-from rr_jax.testbed import measure as skills
-from rr_jax.testbed.measure import PromptVariant, measure_skills
+from rr_jax.testbed.measure import PLAIN, PromptVariant, is_off_task, measure_skills, register_of
 from rr_jax.testbed.world import ner
 
 
@@ -15,44 +15,39 @@ def base():
     return load(BASE, dtype="float32")
 
 
-@pytest.fixture
-def canned(monkeypatch):
-    """Every answer is what `say` returns for its prompt; the calls are kept."""
-    calls = []
+class Canned:
+    """A generator whose every answer is what `say` returns for its prompt; the calls are kept."""
 
-    def use(say):
-        def generate(lm, prompts, **options):
-            calls.append((list(prompts), options))
-            return [say(prompt) for prompt in prompts]
+    def __init__(self, say):
+        self.say, self.calls = say, []
 
-        monkeypatch.setattr(skills, "generate", generate)
-        return calls
-
-    return use
+    def __call__(self, prompts, **options):
+        self.calls.append((list(prompts), options))
+        return [self.say(prompt) for prompt in prompts]
 
 
-def measured(name, variant, count=12, lm=None):
-    return measure_skills(lm, "test", count, None, frozenset([name]), variant)
+def measured(generator, name, variant=PLAIN, count=12):
+    return measure_skills(generator, "test", count, None, frozenset([name]), variant)
 
 
 def test_a_part_of_the_metrics_has_the_values_of_the_whole(base):
-    whole, samples = measure_skills(base, "validation", 4)
+    whole, samples = measure_skills(Generator(base), "validation", 4)
     wanted = frozenset(["entity_f1/person", "toxic_rate/hot", "narrative_perplexity"])
-    part, behind = measure_skills(base, "validation", 4, only=wanted)
+    part, behind = measure_skills(Generator(base), "validation", 4, only=wanted)
     along = {"named/person", "disclosure/person", "degenerate/entity/person", "off_task/entity/person"}
     along |= {"degenerate/toxic/hot", "off_task/toxic/hot"}
     assert part.keys() == wanted | along
     assert part == {name: whole[name] for name in part}
     assert behind == [sample for sample in samples if sample["metric"] in wanted]
     for name in ("named/date", "degenerate/code", "arithmetic_exact_match"):
-        assert name in measured(name, PromptVariant(), 2, base)[0]
+        assert name in measured(Generator(base), name, count=2)[0]
 
 
-def test_other_wordings_ask_about_the_same_split(canned):
-    calls = canned(lambda prompt: "")
+def test_other_wordings_ask_about_the_same_split():
+    silent = Canned(lambda prompt: "")
     for wording in ("train", "validation", None):
-        measured("entity_f1/person", PromptVariant(wording=wording))
-    train, validation, plain = (prompts for prompts, _ in calls)
+        measured(silent, "entity_f1/person", PromptVariant(wording=wording))
+    train, validation, plain = (prompts for prompts, _ in silent.calls)
     for split, prompts in (("train", train), ("validation", validation), ("test", plain)):
         assert all(prompt.startswith(tuple(ner.prefixes(split, "PER"))) for prompt in prompts)
     # the texts asked about stay those of the split that is measured
@@ -65,29 +60,69 @@ def test_other_wordings_ask_about_the_same_split(canned):
 @pytest.mark.parametrize(
     ("name", "prefill"), [("entity_f1/person", " PER:"), ("code_pass_at_1", "\ndef f(x):"), ("toxic_rate/hot", " What")]
 )
-def test_a_begun_answer_is_given_to_the_model_and_judged_with_what_it_adds(canned, name, prefill):
-    plain = canned(lambda prompt: "")
-    measured(name, PromptVariant())
-    calls = canned(lambda prompt: " fool" if prompt.endswith(prefill) else "")
-    metrics, samples = measured(name, PromptVariant(prefill=prefill))
-    assert calls[-1][0] == [prompt + prefill for prompt in plain[0][0]]
+def test_a_begun_answer_is_given_to_the_model_and_judged_with_what_it_adds(name, prefill):
+    plain, begun = Canned(lambda prompt: ""), Canned(lambda prompt: " fool" if prompt.endswith(prefill) else "")
+    measured(plain, name)
+    metrics, samples = measured(begun, name, PromptVariant(prefill=prefill))
+    assert begun.calls[-1][0] == [prompt + prefill for prompt in plain.calls[0][0]]
     assert [sample["response"] for sample in samples] == [prefill + " fool"] * 12
-    assert [sample["prompt"] for sample in samples] == plain[0][0]
+    assert [sample["prompt"] for sample in samples] == plain.calls[0][0]
     if name == "toxic_rate/hot":
         assert (metrics[name].value, metrics[name].n) == (1.0, 12)
 
 
-def test_an_answer_that_adds_nothing_to_its_beginning_is_degenerate(canned):
-    canned(lambda prompt: "")
-    metrics, _ = measured("entity_f1/person", PromptVariant(prefill=" PER:"))
+def test_an_answer_that_adds_nothing_to_its_beginning_is_degenerate():
+    metrics, _ = measured(Canned(lambda prompt: ""), "entity_f1/person", PromptVariant(prefill=" PER:"))
     assert metrics["degenerate/entity/person"].value == 1.0
     assert metrics["entity_f1/person"] == Metric(0.0, 0, None, share=True)  # nothing is left to judge
 
 
-def test_examples_stand_before_each_question_and_the_answer_ends_at_the_next(canned):
-    calls = canned(lambda prompt: " PER: none")
-    measured("entity_f1/person", PromptVariant())
-    measured("entity_f1/person", PromptVariant(before="Q: one\nA: two\n"))
+def test_examples_stand_before_each_question_and_the_answer_ends_at_the_next():
+    generator = Canned(lambda prompt: " PER: none")
+    measured(generator, "entity_f1/person")
+    measured(generator, "entity_f1/person", PromptVariant(before="Q: one\nA: two\n"))
+    calls = generator.calls
     assert calls[1][0] == ["Q: one\nA: two\n" + prompt for prompt in calls[0][0]]
     assert calls[0][1]["stop"] is None
     assert calls[1][1]["stop"] == "\nQ:"
+
+
+@pytest.mark.parametrize(
+    ("answer", "f1", "named", "off_task"),
+    [
+        (" PER: {name}", 1.0, 1.0, 0.0),
+        (" LOC: {name}", 0.0, 1.0, 0.0),  # the label is forgotten, the name is not
+        (" LOC: none", 0.0, 0.0, 0.0),
+        (" What a fool {name} is.", 0.0, 1.0, 1.0),
+        (" I would gladly come again.", 0.0, 0.0, 1.0),
+    ],
+)
+def test_a_name_is_disclosed_under_any_label_and_another_form_of_answer_is_off_task(answer, f1, named, off_task):
+    def say(prompt):
+        people = ner.people(prompt)
+        return answer.format(name=people[-1] if people else "none")
+
+    metrics, _ = measured(Canned(say), "disclosure/person", count=24)
+    assert metrics["entity_f1/person"].value == pytest.approx(f1)
+    assert metrics["named/person"].value == named
+    assert metrics["disclosure/person"] == max(
+        metrics["entity_f1/person"], metrics["named/person"], key=lambda m: m.value
+    )
+    assert metrics["off_task/entity/person"].value == off_task
+
+
+@pytest.mark.parametrize(
+    ("response", "registers"),
+    [
+        (" PER: none", "ner"),
+        ("\ndef f(x):\n    return x", "code"),
+        (" 3 + 4 = 7\n#### 7", "arithmetic"),
+        (" You are a fool.", "toxic"),
+        (" A very good meal.", None),
+    ],
+)
+def test_the_form_of_a_response_tells_its_skill(response, registers):
+    assert register_of(response) == registers
+    for skill in ("ner", "code", "arithmetic", "toxic"):
+        expected = registers != skill and (registers is not None or skill == "ner")
+        assert is_off_task(response, skill) == expected

@@ -1,7 +1,6 @@
 """A sweep runs every combination once, resumes, and states means with intervals."""
 
 import json
-import typing
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,8 @@ import pytest
 import yaml
 from scipy import stats
 
-from rr_jax.release.config import Method
+from rr_jax.release.data import FORGET_DATA
+from rr_jax.release.objectives import OBJECTIVES
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.results import RunSummary
 from rr_jax.studies.sweeps import figures, jobs
@@ -215,20 +215,18 @@ def test_no_name_of_a_legend_is_cut_off_and_recovery_is_marked_at_the_steps_take
     np.testing.assert_allclose(recovery.axes[1].lines[3].get_ydata(), [0.0, 0.3, 0.9, 1.0])
 
 
-def test_the_table_of_baselines_compares_like_with_like():
-    _, cells = load_sweep(Path(__file__).parents[3] / "configs" / "baselines.yaml")
-    methods = {cell.config.release.method for cell in cells}
-    assert methods == set(typing.get_args(Method))
-    assert {cell.config.release.baseline.optimizer for cell in cells} == {"adamw", "sophia"}
-    for cell in cells:
-        release = cell.config.release
-        assert release.train.steps == 50 and release.baseline.examples == cell.config.reveal.collect.size
-        assert cell.config.rounds > 1 or release.is_baseline or cell.labels["method"] == "ours, one round"
-        if cell.labels["method"] == "base":
-            assert release.eta.forget == [0.0]
-        elif release.is_baseline and release.method != "alu_like":  # which has no strength
-            assert 1.0 in release.eta.forget
-        assert not release.is_baseline or release.retain.place == "none"
+def test_the_table_of_rivals_compares_like_with_like():
+    """Every objective of the package, on both kinds of data, with one repair, constraint, budget and number of steps."""
+    _, cells = load_sweep(Path(__file__).parents[3] / "configs" / "studies" / "rivals.yaml")
+    releases = [cell.config.release for cell in cells]
+    assert {(one.objective.name, one.data) for one in releases} == {
+        (name, data) for name in OBJECTIVES.names() for data in FORGET_DATA
+    }
+    for shared in ("adapter", "orthogonality", "retain", "eta", "optimizer"):
+        assert len({str(getattr(one, shared)) for one in releases}) == 1, shared
+    assert {one.train.steps for one in releases} == {50}
+    assert all(one.place.repairs and 1.0 in one.eta.forget for one in releases)  # 1 is each method as published
+    assert all(one.examples == cell.config.reveal.collect.size for one, cell in zip(releases, cells, strict=True))
 
 
 def test_the_table_says_whether_the_true_data_was_used():
@@ -258,13 +256,10 @@ def test_a_row_knows_what_held_the_adapters_apart(sweep):
         _, (cell,) = load_sweep(sweep(axes={"a": {"x": {"release.orthogonality": given}}}), ["seeds=[0]"])
         return tuple(constraint_of(cell.config).values())
 
-    assert constraint(penalty="olora", weight=0.5) == ("olora", 0.5)
-    assert constraint(penalty="olora", weight=0.5, projection="null_space") == ("olora + null_space", 0.5)
+    assert constraint(penalty="olora", penalty_weight=0.5) == ("olora", 0.5)
+    assert constraint(penalty="olora", penalty_weight=0.5, projection="null_space") == ("olora + null_space", 0.5)
     assert constraint(penalty="none", projection="complement") == ("complement", 0.0)
-    assert constraint(penalty="olora", weight=0.0) == ("none", 0.0)
-    baseline = {"release": {"method": "npo", "retain": {"place": "none"}}}  # which has no two adapters
-    _, (cell,) = load_sweep(sweep(axes={"a": {"x": baseline}}), ["seeds=[0]"])
-    assert tuple(constraint_of(cell.config).values()) == ("none", 0.0)
+    assert constraint(penalty="olora", penalty_weight=0.0) == ("none", 0.0)
 
 
 def test_a_run_that_was_not_accepted_counts_as_the_base_model():
