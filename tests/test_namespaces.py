@@ -13,7 +13,18 @@ import pytest
 import rr_jax
 
 ROOT = Path(__file__).parents[1]
-NAMESPACES = ("data", "dynamics", "evaluate", "generation", "lora", "models", "parallel")
+NAMESPACES = (
+    "data",
+    "dynamics",
+    "evaluate",
+    "generation",
+    "lora",
+    "models",
+    "parallel",
+    "release",
+    "reveal",
+    "training",
+)
 
 
 @pytest.mark.parametrize("name", ["rr_jax", *(f"rr_jax.{name}" for name in NAMESPACES)])

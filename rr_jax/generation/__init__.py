@@ -6,6 +6,7 @@ from rr_jax.lazy import names_of
 
 if TYPE_CHECKING:
     from rr_jax.generation.features import last_hidden
+    from rr_jax.generation.generator import Generator
     from rr_jax.generation.likelihood import response_nll
     from rr_jax.generation.loop import Generated, generate_tokens
     from rr_jax.generation.prompts import encode_prompts
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Generated",
     "Generation",
+    "Generator",
     "Sampling",
     "encode_prompts",
     "filter_logits",

@@ -1,0 +1,29 @@
+"""Release: what the forget adapter is trained towards, where the retain adapter stands, and how strongly both are applied."""
+
+from typing import TYPE_CHECKING
+
+from rr_jax.lazy import names_of
+
+if TYPE_CHECKING:
+    from rr_jax.release.compose import Point, choose_eta, merged_params, next_strength
+    from rr_jax.release.config import EtaConfig, ReleaseConfig, RetainConfig
+    from rr_jax.release.data import FORGET_DATA
+    from rr_jax.release.objectives.base import Objective
+    from rr_jax.release.pairing import training_examples
+    from rr_jax.release.retain import PLACES, Place
+
+__all__ = [
+    "FORGET_DATA",
+    "PLACES",
+    "EtaConfig",
+    "Objective",
+    "Place",
+    "Point",
+    "ReleaseConfig",
+    "RetainConfig",
+    "choose_eta",
+    "merged_params",
+    "next_strength",
+    "training_examples",
+]
+__getattr__, __dir__ = names_of(__name__, __file__)

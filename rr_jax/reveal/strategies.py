@@ -1,4 +1,4 @@
-"""Which arms to try next: NeuralUCB, and the baselines it is compared with at an equal number of generations.
+"""Which arms to try next: NeuralUCB, and the strategies it is compared with at an equal number of generations.
 
 A strategy sees feature rows, what was evaluated and the scores; never an arm's text or a response. All of them start
 from the same draw of arms, so that a comparison is paired.

@@ -243,7 +243,7 @@ class AttackResult(File):
 
     Attributes:
       protocol: how it was done, in plain values.
-      prompts: {way of asking: {"released", "base", "degenerate_released", "degenerate_base"}}.
+      prompts: {prompt variant: {"released", "base", "degenerate_released", "degenerate_base"}}.
       quantize, quantize_base: all metrics by bits, of the released model and of the base; None where not compared.
     """
 

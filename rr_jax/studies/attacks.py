@@ -2,7 +2,7 @@
 
 Three of them: relearning from true examples, rounding of the weights, and other prompts. Everything is done to the base
 model as well, since a number says nothing without it. What stays low is suppressed under this protocol; none of this
-shows that anything was removed. Only here, and in baselines, is the true forget data looked at.
+shows that anything was removed. Only here, and where release.data is "true", is the true forget data looked at.
 """
 
 import dataclasses

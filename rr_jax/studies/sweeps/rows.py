@@ -76,13 +76,13 @@ def constraint_of(config: RunConfig) -> Row:
 
 def resistance(folder: Path, summary: RunSummary) -> Row:
     """Returns what attacks bring back of a run's model, as shares of the base's forget metric: after each number of
-    steps, and by the way of asking that brings back most."""
+    steps, and by the prompt variant that brings back most."""
     found, before = AttackResult.read(folder), summary.base[summary.forget_metric].value
     share = [metric.value / before if before else 0.0 for metric in found.relearn.forget]
     steps = list(found.relearn.steps)
     asked = [line["released"].value for way, line in found.prompts.items() if way != "as_measured"]
     row: Row = {f"relearned_{step}": value for step, value in zip(steps, share, strict=True) if step}
-    row |= {"asked_otherwise": max(asked) / before if before else 0.0} if asked else {}
+    row |= {"prompt_variants": max(asked) / before if before else 0.0} if asked else {}
     return row | {"attack/steps": steps, "attack/forget_share": share}
 
 
