@@ -1,4 +1,4 @@
-"""Release: what the forget adapter is trained towards, where the retain adapter stands, and how strongly both are applied."""
+"""Release: what the forget adapter is trained towards, where the retain adapter stands, how strongly both are applied."""
 
 from typing import TYPE_CHECKING
 
