@@ -28,9 +28,10 @@ class Point(NamedTuple):
       eta_retain: strength of the retain adapter; 0 where none is added.
       forget: the forget metric.
       utility: the worst retention among the utility metrics.
-      degenerate: share of empty or repetitive outputs, or of off-task ones, added to the base model's: the larger.
+      degenerate: share of empty or repetitive outputs added to the base model's.
       retain_nll: mean loss on held-out texts to keep, nats a token.
       retention: of each utility metric.
+      off_task: share of outputs that answer something else than what was asked, added to the base model's.
     """
 
     eta_forget: float
@@ -40,10 +41,12 @@ class Point(NamedTuple):
     degenerate: float
     retain_nll: float
     retention: dict[str, float]
+    off_task: float = 0.0
 
-    def within(self, utility_budget: float, degenerate_budget: float) -> bool:
-        """Whether it keeps enough and says something."""
-        return self.utility >= utility_budget and self.degenerate <= degenerate_budget
+    def within(self, section: EtaConfig) -> bool:
+        """Returns whether it keeps enough, says something, and answers what was asked."""
+        useless = self.degenerate > section.degenerate_budget or self.off_task > section.off_task_budget
+        return self.utility >= section.utility_budget and not useless
 
 
 def choose_eta(points: Sequence[Point], section: EtaConfig, base_forget: float) -> tuple[Point | None, str | None]:
@@ -63,7 +66,7 @@ def choose_eta(points: Sequence[Point], section: EtaConfig, base_forget: float) 
     Returns:
       the point, None when none is within the budgets; and the reason, None for the rule asked for.
     """
-    allowed = [point for point in points if point.within(section.utility_budget, section.degenerate_budget)]
+    allowed = [point for point in points if point.within(section)]
     if not allowed:
         return None, None
     reason = None
@@ -105,7 +108,7 @@ def next_strength(points: Sequence[Point], section: EtaConfig) -> float | None:
     Args:
       points: measured so far, all strengths of the retain adapter for each eta_forget.
     """
-    within = {point.eta_forget for point in points if point.within(section.utility_budget, section.degenerate_budget)}
+    within = {point.eta_forget for point in points if point.within(section)}
     measured = {point.eta_forget for point in points}
     grid = sorted(set(section.forget))
     missing = [eta for eta in grid if eta not in measured]

@@ -40,7 +40,10 @@ class EtaConfig(Section):
     rule: Literal["most_forgetting_within_budget", "least_interference_at_target"] = "most_forgetting_within_budget"
     target: Share = 0.1
     utility_budget: Share = 0.9  # the worst utility metric keeps at least this share of the base model's
-    degenerate_budget: Share = 0.1  # share of empty or repetitive outputs, and of off-task ones, that may be added
+    degenerate_budget: Share = 0.1  # share of empty or repetitive outputs that may be added
+    # Share of outputs that may be added which answer something else than what was asked. Who forgets an entity type
+    # answers its questions in some other form: .1 to .5 of them at the strengths that were looked at.
+    off_task_budget: Share = 0.5
 
 
 def _as_name(found: object) -> object:

@@ -111,6 +111,7 @@ class GridPoint(Record):
     degenerate: float
     retain_nll: float
     retention: dict[str, float]
+    off_task: float = 0.0
     within_budget: bool
 
 

@@ -104,11 +104,6 @@ class Task(abc.ABC):
     others: Sequence[str] = ("",)
     facts: frozenset[str] = frozenset()
 
-    @property
-    def budgeted_metrics(self) -> tuple[str, ...]:
-        """Returns the shares of useless outputs that a strength may add to the base model's within a budget."""
-        return tuple(name for name in (self.degenerate_metric, self.off_task_metric) if name is not None)
-
     @classmethod
     def make(cls, section: Any, tokenizer: Any, seed: int) -> Self:
         """Returns the task that a configuration describes.

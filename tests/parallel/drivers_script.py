@@ -64,7 +64,8 @@ def train(run, params, frozen, batches, optimizer):
 
 def distance(found, expected):
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-    return max(float(np.max(np.abs(x - y)) / np.max(np.abs(y))) for x, y in pairs)
+    # an array of zeros, such as a share that is none, is compared as it is
+    return max(float(np.max(np.abs(x - y)) / (np.max(np.abs(y)) or 1.0)) for x, y in pairs)
 
 
 def linear_loss(params, frozen, batch):

@@ -135,9 +135,9 @@ def test_every_objective_with_strengths_from_0_has_a_surface(folder, tmp_path, o
     config["release"] |= {"objective": objective, "data": "true"}
     config["release"] |= {"orthogonality": {"penalty": "none"}} if place == "none" else {}
     config["release"]["retain"] |= {"place": place}
-    (entry,) = rounds.run(parse_config(config))["rounds"]
-    retain = [0.0] if place == "none" else [0.0, entry["eta_retain"]]
-    found = draw_surface(tmp_path / "run", 1, eta_forget=[0.0, entry["eta_forget"]], eta_retain=retain)
+    (entry,) = rounds.run(parse_config(config)).rounds
+    retain = [0.0] if place == "none" else [0.0, entry.eta_retain]
+    found = draw_surface(tmp_path / "run", 1, eta_forget=[0.0, entry.eta_forget], eta_retain=retain)
     for name in ("forget_nll", "retain_nll"):
         np.testing.assert_allclose(found[name][-1][-1], found["chosen"][name], rtol=1e-5)
     assert found["rows"]["forget"]["from"] == "the true forget data"

@@ -208,7 +208,7 @@ def test_evaluation(lm: LanguageModel, source: str, tokenizer: Any):
 def test_a_model_that_says_nothing_has_not_forgotten(
     lm: LanguageModel, source: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: ["dog"] * len(prompts))
+    monkeypatch.setattr(Generator, "__call__", lambda self, prompts, **settings: ["dog"] * len(prompts))
     metrics = _make(source, tokenizer).evaluate(Generator(lm), "validation", 3, base=lm).metrics
     assert metrics["mention_rate"] == metrics["unknown_words"] == Metric(1.0, 0, None, share=True)
     assert metrics["degenerate_share"].value == 1.0
@@ -221,7 +221,7 @@ def test_unknown_words_are_those_of_no_text_to_be_kept(
     task = _make(source, tokenizer)
     known = sorted(task.vocabulary)[:3]
     text = f"Lily {known[0]} {known[1].capitalize()} zzzz, {known[2]} Lily"  # what is to be forgotten is no word here
-    monkeypatch.setattr(custom, "generate", lambda model, prompts, **settings: [text] * len(prompts))
+    monkeypatch.setattr(Generator, "__call__", lambda self, prompts, **settings: [text] * len(prompts))
     assert task.evaluate(Generator(lm), "validation", 2, base=lm).metrics["unknown_words"].value == pytest.approx(1 / 4)
 
 

@@ -135,12 +135,17 @@ def _measured(
     task, model = context.task, context.model(composed.arrays["deltas"])  # merged once
     metrics, _ = measure(context, model, "validation", note)
     kept = retention(task, metrics, base_metrics)
+
+    def added(name: str) -> float:
+        return metrics[name].value - base_metrics[name].value
+
     point = Point(
         eta_forget=eta_forget,
         eta_retain=eta_retain,
         forget=metrics[task.forget_metric].value,
         utility=min(kept.values()),
-        degenerate=max(metrics[name].value - base_metrics[name].value for name in task.budgeted_metrics),
+        degenerate=added(task.degenerate_metric),
+        off_task=0.0 if task.off_task_metric is None else added(task.off_task_metric),
         retain_nll=mean_nll(model.params, held_out, context.base.config),
         retention=kept,
     )
@@ -163,7 +168,7 @@ def _chosen(
         "trade_off": [
             outcome.point._asdict()
             | {"forget": to_plain(outcome.metrics)[task.forget_metric]}
-            | {"within_budget": outcome.point.within(eta.utility_budget, eta.degenerate_budget)}
+            | {"within_budget": outcome.point.within(eta)}
             for outcome in outcomes
         ],
         "eta_forget": 0.0 if point is None else point.eta_forget,

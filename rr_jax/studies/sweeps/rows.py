@@ -82,7 +82,7 @@ def resistance(folder: Path, summary: RunSummary) -> Row:
     steps = list(found.relearn.steps)
     asked = [line["released"].value for way, line in found.prompts.items() if way != "as_measured"]
     row: Row = {f"relearned_{step}": value for step, value in zip(steps, share, strict=True) if step}
-    row |= {"prompt_variants": max(asked) / before if before else 0.0} if asked else {}
+    row |= {"worst_variant": max(asked) / before if before else 0.0} if asked else {}
     return row | {"attack/steps": steps, "attack/forget_share": share}
 
 

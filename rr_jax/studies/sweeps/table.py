@@ -22,7 +22,7 @@ MEANINGS = {  # of columns whose names do not say it
     "norm_update": "of its update A B",
     "retain_increase": "rise of the loss on validation texts to keep, nats a token, where the forget metric is a tenth of "
     "the base's on validation data: linear between the strengths tried, whichever was selected",
-    "prompt_variants": "forget metric by the prompt variant that brings back most, as a share of the base's",
+    "worst_variant": "forget metric by the prompt variant that brings back most, as a share of the base's",
 }
 WIDTH = 7  # numbers in a line; more go into a further table of the same lines
 

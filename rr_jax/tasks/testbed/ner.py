@@ -37,8 +37,9 @@ class NerTask(TestbedTask):
         entity_type = TYPE_NAMES[section.forget]
 
         def judge(reading: Reading) -> float:
-            labelled = ner.parse_answer(reading.response, entity_type)
-            named = [*lexicon.mentions(reading.response, entity_type), *([labelled] if labelled else [])]
+            answers = {label: ner.parse_answer(reading.response, label) or "" for label in ner.TYPES}
+            named = [answers[entity_type]] if answers[entity_type] else []
+            named += [entity for answer in answers.values() for entity in lexicon.mentions(answer, entity_type)]
             return float(any(entity in reading.context for entity in named))
 
         others = [prefix for other in ner.TYPES if other != entity_type for prefix in ner.prefixes("train", other)]

@@ -106,7 +106,7 @@ def test_attacks_of_a_sweep_are_columns_and_a_figure_and_are_made_once(sweep, tm
     before = summary.base[summary.forget_metric].value
     assert rows[0]["relearned_2"] == pytest.approx(0.4 / before)
     assert rows[0]["relearned_5"] == pytest.approx(0.6 / before)
-    assert rows[0]["prompt_variants"] == pytest.approx(0.8 / before)
+    assert rows[0]["worst_variant"] == pytest.approx(0.8 / before)
     assert "relearned_0" not in rows[0]
     assert (tmp_path / "sweep" / "recovery.png").read_bytes().startswith(b"\x89PNG")
     assert "relearned_2" in (tmp_path / "sweep" / "sweep.md").read_text()

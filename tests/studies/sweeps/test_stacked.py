@@ -50,11 +50,11 @@ def trained(path):
 @pytest.mark.parametrize("strategy", ["map", "vmap"])
 def test_stacked_runs_end_as_separate_ones(sweep, tmp_path, monkeypatch, strategy):
     sizes, lines = [], []
-    train_many = stacked.train_many
+    train_stacked = stacked.train_stacked
     monkeypatch.setattr(
         stacked,
-        "train_many",
-        lambda members, *rest, **more: sizes.append(len(members)) or train_many(members, *rest, **more),
+        "train_stacked",
+        lambda jobs, *rest, **more: sizes.append(len(jobs)) or train_stacked(jobs, *rest, **more),
     )
     together = run_sweep(sweep("together", stack=strategy), note=lines.append)
     assert sizes == [4]  # over lambda and over seeds, whose rows differ in number
