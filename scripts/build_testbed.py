@@ -31,7 +31,7 @@ def main() -> None:
 
     started = time.monotonic()
     lm = build(options.out, options.seed, TINY if options.tiny else Recipe(), report)
-    report(f"built in {(time.monotonic() - started) / 60:.1f} min; the floors on {options.split} text:")
+    report(f"built in {(time.monotonic() - started) / 60:.1f} min; the thresholds on {options.split} text:")
     report(table(measure(lm, options.split, options.size)))
 
 

@@ -1,4 +1,4 @@
-"""Prints the README's parity table: family x what was compared, with the largest difference from transformers or PEFT.
+"""Prints the parity table of docs/results.md: family x what was compared, largest difference from transformers or PEFT.
 
 `python scripts/parity_table.py`, with the packages of the extra [test]. A row takes the worst of a family's variants
 in tests/models/tiny_models.py: random tiny models, float32, hyper-parameters far from the defaults.

@@ -10,8 +10,7 @@ from transformers import AutoTokenizer
 
 from rr_jax.models.hub import load
 from rr_jax.testbed import BASE
-from rr_jax.testbed.base_model import thresholds as floors
-from rr_jax.testbed.base_model import training
+from rr_jax.testbed.base_model import thresholds, training
 from rr_jax.testbed.base_model.build import build
 from rr_jax.testbed.base_model.tokenizer import WHOLE_WORDS
 from rr_jax.testbed.world import lexicon
@@ -108,9 +107,9 @@ def test_the_shipped_tokenizer_is_the_one_the_recipe_makes(shipped):
     assert made.get_vocab() == shipped.tokenizer.get_vocab()
 
 
-def test_the_shipped_model_reaches_its_floors_in_the_small(shipped):
-    """A smoke check: with 16 documents a cell the entity, code and arithmetic floors have room for chance."""
-    measured = {floor.name: floor.value for floor in floors.measure(shipped, "validation", size=16)}
+def test_the_shipped_model_reaches_its_thresholds_in_the_small(shipped):
+    """A smoke check: with 16 documents a cell the entity, code and arithmetic thresholds have room for chance."""
+    measured = {one.name: one.value for one in thresholds.measure(shipped, "validation", size=16)}
     for name in ("person", "location", "organization", "date"):
         assert measured[f"entity_f1/{name}"] >= 0.8
     assert measured["code_pass_at_1"] >= 0.6 and measured["arithmetic_exact_match"] >= 0.6
@@ -120,5 +119,5 @@ def test_the_shipped_model_reaches_its_floors_in_the_small(shipped):
 
 
 def test_the_table_marks_what_is_missed():
-    lines = floors.table([floors.Floor("a", 0.5, 0.6, 1.0), floors.Floor("b", 0.7, 0.6, 1.0)]).splitlines()
+    lines = thresholds.table([thresholds.Floor("a", 0.5, 0.6, 1.0), thresholds.Floor("b", 0.7, 0.6, 1.0)]).splitlines()
     assert lines[0].endswith("MISSED") and lines[1].endswith("ok")

@@ -22,7 +22,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
-class Floor(NamedTuple):
+class Threshold(NamedTuple):
     """A measured share and the interval it must lie in."""
 
     name: str
@@ -36,8 +36,8 @@ class Floor(NamedTuple):
         return self.least <= self.value <= self.most
 
 
-def measure(lm: LanguageModel, split: Split, size: int = 128) -> list[Floor]:
-    """The floors' table.
+def measure(lm: LanguageModel, split: Split, size: int = 128) -> list[Threshold]:
+    """The thresholds' table.
 
     Args:
       lm: the base model with its tokenizer.
@@ -45,14 +45,16 @@ def measure(lm: LanguageModel, split: Split, size: int = 128) -> list[Floor]:
       size: documents of each cell.
     """
     metrics, _ = measure_skills(Generator(lm), split, size)
-    return [Floor(name, metrics[name].value, *bounds) for name, bounds in BOUNDS.items()]
+    return [Threshold(name, metrics[name].value, *bounds) for name, bounds in BOUNDS.items()]
 
 
-def table(floors: list[Floor]) -> str:
-    """The floors as lines of text."""
-    width = max(len(floor.name) for floor in floors)
+def table(thresholds: list[Threshold]) -> str:
+    """The thresholds as lines of text."""
+    width = max(len(threshold.name) for threshold in thresholds)
     lines = []
-    for floor in floors:
-        verdict = "ok" if floor.met else "MISSED"
-        lines.append(f"{floor.name:{width}}  {floor.value:5.3f}  [{floor.least:.2f}, {floor.most:.2f}]  {verdict}")
+    for threshold in thresholds:
+        verdict = "ok" if threshold.met else "MISSED"
+        lines.append(
+            f"{threshold.name:{width}}  {threshold.value:5.3f}  [{threshold.least:.2f}, {threshold.most:.2f}]  {verdict}"
+        )
     return "\n".join(lines)

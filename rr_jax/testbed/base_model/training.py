@@ -37,7 +37,7 @@ _REPORT_EVERY = 100
 
 @dataclass(frozen=True)
 class Phase:
-    """A mixture of skills and drills, read for a number of steps with a learning rate schedule of its own."""
+    """A mixture of skills and auxiliary tasks, read for a number of steps with a learning rate schedule of its own."""
 
     name: str
     mixture: Mapping[str, float]

@@ -1,7 +1,7 @@
 """Arithmetic word problems of one or two steps, answered by the steps and `#### result`.
 
 Held out are pairs of a structure and its numbers. Single facts such as 3 + 4 = 7 are not: they stand in the steps of
-many problems and in the drills.
+many problems and in the auxiliary tasks.
 """
 
 import random

@@ -1,6 +1,6 @@
 """Training exercises that are no skill: copying words, which teaches binding, and lists of number facts.
 
-Drills belong to the training text only. A copy drill never puts the two words of a held-out entity side by side.
+Auxiliary tasks belong to the training text only. A copy task never puts the two words of a held-out entity side by side.
 """
 
 import random

@@ -7,8 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rr_jax.testbed.world import arithmetic, code, narrative, ner, toxic
-from rr_jax.testbed.world import auxiliary as drills
+from rr_jax.testbed.world import arithmetic, auxiliary, code, narrative, ner, toxic
 from rr_jax.testbed.world.document import Document, Split, check_split
 
 _SKILLS: dict[str, Callable[..., Document]] = {
@@ -18,7 +17,7 @@ _SKILLS: dict[str, Callable[..., Document]] = {
     "toxic": toxic.document,
     "narrative": narrative.document,
 }
-_DRILLS: dict[str, Callable[[random.Random], Document]] = {"copy": drills.copy, "facts": drills.facts}
+_AUXILIARY: dict[str, Callable[[random.Random], Document]] = {"copy": auxiliary.copy, "facts": auxiliary.facts}
 SKILLS = tuple(_SKILLS)
 
 # Shares of documents. The first phase teaches binding, the second everything (METHOD 10.4 gives shares of tokens).
@@ -47,10 +46,10 @@ def document(rng: random.Random, skill: str, split: Split, **options: Any) -> Do
 
 
 def corpus(seed: int | str, size: int, mixture: Mapping[str, float] = SECOND_PHASE) -> list[Document]:
-    """Training documents of skills and drills, drawn by the shares of a mixture; the same for the same seed."""
+    """Training documents of skills and auxiliary tasks, drawn by the shares of a mixture; the same for the same seed."""
     rng = random.Random(seed)
     names = list(mixture)
     documents = []
     for name in rng.choices(names, [mixture[n] for n in names], k=size):
-        documents.append(_DRILLS[name](rng) if name in _DRILLS else document(rng, name, "train"))
+        documents.append(_AUXILIARY[name](rng) if name in _AUXILIARY else document(rng, name, "train"))
     return documents
