@@ -199,7 +199,7 @@ def compare(report, case, job, base, config, batches):
 
 
 def objective_cases(report):
-    """The step of losses that forget: sequences unevenly many on the devices, and on one of them none."""
+    """The step of losses that forget: sequences unevenly many on the devices, and on one of them none. SGD, as above."""
     config = ModelConfig(
         family="llama", vocab_size=11, embed_dim=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
         ffn_dim=12, norm_eps=1e-5, rope_theta=100.0,
@@ -218,12 +218,12 @@ def objective_cases(report):
         for _ in range(3)
     ]
     for objective, optimizer in (
-        ({"name": "grad_diff", "retain_weight": 0.7}, "sophia"),
+        ({"name": "grad_diff", "retain_weight": 0.7}, "sgd"),
         ({"name": "npo", "retain_weight": 0.7, "beta": 0.5}, "sgd"),
         ({"name": "simnpo", "retain_weight": 0.7, "beta": 0.5, "margin": 0.2}, "sgd"),
     ):
         made = OBJECTIVES.get(objective["name"])(**objective)
-        section = TrainConfig(steps=3, learning_rate=0.05 if optimizer == "sophia" else 0.3, weight_decay=0.1)
+        section = TrainConfig(steps=3, learning_rate=0.3)
         job = TrainJob(
             {"forget": adapter}, {"forget": None, "retain": None}, section, 2.0, losses={"forget": made},
             optimizer=optimizer,

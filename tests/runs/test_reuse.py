@@ -261,7 +261,7 @@ def test_a_run_that_may_keep_hashes_alone_takes_no_text(folder, first, tmp_path)
     alone = rounds.run(configured(tmp_path / "hashed", folder, **changes))
     helped = configured(tmp_path / "helped", folder, release__eta__retain=[0.5], **changes)
     rounds.run(helped, siblings=siblings)
-    assert alone["status"] == "complete"
+    assert alone.status == "complete"
     manifest = json.loads((tmp_path / "helped" / "manifest.json").read_text())
     assert manifest["taken_over"] == {"round 0, base": "first", "round 1, train": "hashed"}
     texts = [

@@ -21,7 +21,7 @@ def sweep(folder, tmp_path):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(tiny.run_config(tmp_path / "unused", folder)))
 
     def write(name, **changes):
-        weights = {str(weight): {"release.orthogonality.weight": weight} for weight in (0.0, 5.0)}
+        weights = {str(weight): {"release.orthogonality.penalty_weight": weight} for weight in (0.0, 5.0)}
         tree = {
             "base": "base.yaml",
             "out": str(tmp_path / name),
@@ -101,14 +101,16 @@ def test_a_run_that_reveals_too_little_leaves_the_stack_and_says_so_itself(sweep
 @pytest.mark.parametrize(
     ("axis", "expected"),
     [
-        ({"release.orthogonality.weight": 3.0}, [[0, 1, 2, 3]]),
+        ({"release.orthogonality.penalty_weight": 3.0}, [[0, 1, 2, 3]]),
         ({"release.pairing": "neutral"}, [[0, 1, 2, 3]]),
         ({"reveal.search.strategy": "random"}, [[0, 1, 2, 3]]),
         ({"release.adapter.rank": 1}, [[0, 1], [2, 3]]),
-        ({"release.train.learning_rate": 1.0e-3}, [[0, 1], [2, 3]]),
+        ({"release.train.learning_rate": 1.0e-3}, [[0, 1, 2, 3]]),
+        ({"release.train.steps": 4}, [[0, 1], [2, 3]]),
         ({"release.retain.place": "anchor"}, [[0, 1]]),  # the same trainings, once for each seed
-        ({"release.retain.place": "after"}, [[0, 1], [2, 3]]),
-        ({"release.method": "npo", "release.retain.place": "none"}, [[0, 1]]),
+        ({"release.retain.place": "repair"}, [[0, 1], [2, 3]]),
+        ({"release.objective": "npo"}, [[0, 1], [2, 3]]),
+        ({"release.objective": {"name": "negate"}, "release.data": True}, [[0, 1, 2, 3]]),
         ({"privacy.keep_revealed": "hashes"}, [[0, 1]]),
         ({"until": "reveal"}, [[0, 1]]),
     ],
