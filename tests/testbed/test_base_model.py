@@ -119,5 +119,7 @@ def test_the_shipped_model_reaches_its_thresholds_in_the_small(shipped):
 
 
 def test_the_table_marks_what_is_missed():
-    lines = thresholds.table([thresholds.Floor("a", 0.5, 0.6, 1.0), thresholds.Floor("b", 0.7, 0.6, 1.0)]).splitlines()
+    lines = thresholds.table(
+        [thresholds.Threshold("a", 0.5, 0.6, 1.0), thresholds.Threshold("b", 0.7, 0.6, 1.0)]
+    ).splitlines()
     assert lines[0].endswith("MISSED") and lines[1].endswith("ok")
