@@ -74,7 +74,7 @@ def _explain(problem: Any, model: type[pydantic.BaseModel], above: tuple[str, ..
         return f"{key}: {message}"
     if isinstance(found, dict):
         return f"{name}: {message}" if place else message
-    return f"{name}: found {found!r}, {message.lower()}"
+    return f"{name}: found {found!r}, {message[:1].lower()}{message[1:]}"
 
 
 def _hint(found: str, valid: Sequence[str], otherwise: str) -> str:
