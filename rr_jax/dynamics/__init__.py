@@ -1,4 +1,4 @@
-"""What functional transforms show of forgetting: how adapters interfere, and the loss over their strengths."""
+"""Measure forgetting by functional transforms: how adapters interfere, and the loss over their strengths."""
 
 from typing import TYPE_CHECKING
 
