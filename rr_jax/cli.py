@@ -36,7 +36,7 @@ class _Rate(ProgressColumn):
     """Steps a second."""
 
     def render(self, task: Task) -> Text:
-        """Return the steps a second, once they are known."""
+        """Returns the steps a second, once they are known."""
         return Text("" if not task.speed else f"{task.speed:.1f}/s")
 
 
@@ -157,7 +157,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="JSON for machines instead of a table.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure any round's model on test data; with --attacks, also what comes back when it is attacked."""
+    """Measures any round's model on test data; with --attacks, also what comes back when it is attacked."""
     import json
 
     from rr_jax.evaluate.metric import to_plain
@@ -317,7 +317,7 @@ def surface(
     metrics: Annotated[bool, typer.Option("--metrics", help="Also the task's metrics at every point; slow.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Draw the loss over both strengths, on revealed rows and on validation texts: surface.json and surface.svg."""
+    """Draws the loss over both strengths, on revealed rows and on validation texts: surface.json and surface.svg."""
     from rr_jax.studies.surface import draw_surface
 
     eta_forget, eta_retain = _numbers("--forget", forget), _numbers("--retain", retain)
@@ -332,7 +332,7 @@ def surface(
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:
-    """Read the numbers of an option that takes several, separated by commas."""
+    """Reads the numbers of an option that takes several, separated by commas."""
     if text is None:
         return None
     try:

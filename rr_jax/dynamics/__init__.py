@@ -1,4 +1,4 @@
-"""Measure forgetting by functional transforms: how adapters interfere, and the loss over their strengths."""
+"""Measures forgetting by functional transforms: how adapters interfere, and the loss over their strengths."""
 
 from typing import TYPE_CHECKING
 
