@@ -325,9 +325,9 @@ def surface(
         found = draw_surface(
             folder, round_index, eta_forget=eta_forget, eta_retain=eta_retain, metrics=metrics, progress=display
         )
-    points = f"{len(found['eta_forget'])} x {len(found['eta_retain'])} points"
-    console.print(f"round {found['round']} of {folder}, {points}: surface.json and surface.svg are in {folder}")
-    if found["retain_adapter"] is None:
+    points = f"{len(found.eta_forget)} x {len(found.eta_retain)} points"
+    console.print(f"round {found.round_index} of {folder}, {points}: surface.json and surface.svg are in {folder}")
+    if found.retain_adapter is None:
         console.print("no retain adapter was added in that round: the surface has one axis")
 
 

@@ -23,14 +23,14 @@ def arm(**changes):
     return ArmScore(**plain | changes)
 
 
-def point(eta_forget, forget, utility=0.95, *, stderr=0.0, **changes):
+def point(eta_forget, forget, utility=0.95, *, stderr=0.0, retain_nll=1.2, **changes):
     """A point of the grid; what it keeps at worst is the metric u."""
-    plain = {"eta_retain": 1.0, "degenerate": 0.0, "retain_nll": 1.2, "within_budget": True}
+    plain = {"eta_retain": 1.0, "degenerate": metric(0.0), "off_task": metric(0.0), "within_budget": True}
     return GridPoint(
         eta_forget=eta_forget,
         forget=metric(forget, stderr),
-        utility=utility,
-        retention={"u": utility},
+        retain_nll=metric(retain_nll),
+        retention=metrics(u=utility),
         **plain | changes,
     )
 
@@ -43,7 +43,7 @@ def round_result(round_index=1, **changes):
         "accepted": True,
         "revealed": 12,
         "metrics": metrics(f=0.1, u=0.76, degenerate=0.02),
-        "retention": {"u": 0.95},
+        "retention": metrics(u=0.95),
         "utility_budget": 0.9,
         "trade_off": (point(0.4, 0.1), point(0.8, 0.0, 0.5, within_budget=False)),
         "search": (arm(), arm(order=1, kind="soft", chosen_by="bandit")),
@@ -51,7 +51,7 @@ def round_result(round_index=1, **changes):
             "overlap": {"q": [0.1, 0.2], "v": [0.0, 0.3]},
             "update_cosine": {"q": [0.1, -0.2], "v": [0.0, 0.3]},
         },
-        "loss": {"revealing_prompt": 0.5, "training_prompt_before": 2.0},
+        "loss": metrics(revealing_prompt=0.5, training_prompt_before=2.0),
     }
     return RoundResult(round_index=round_index, **plain | changes)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         score_entities,
     )
     from rr_jax.evaluate.metric import Interval, Metric, share_of
-    from rr_jax.evaluate.perplexity import mean_nll, nll_metric
+    from rr_jax.evaluate.nll import mean_nll, nll_metric
     from rr_jax.evaluate.quantize import quantize_params
     from rr_jax.evaluate.sandbox.pass_at_k import check_solutions, mean_pass_at_k, syntax_valid
     from rr_jax.evaluate.sandbox.runner import run_programs

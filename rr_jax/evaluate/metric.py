@@ -126,6 +126,31 @@ def exponential_of(metric: Metric, value: float | None = None) -> Metric:
     return Metric(value, metric.n, stderr)
 
 
+def difference_of(one: Metric, other: Metric) -> Metric:
+    """Returns one metric minus another, n the smaller one's, with stderr sqrt(stderr^2 + stderr^2).
+
+    As if the units were independent: two models that answer the same units differ less by chance than that.
+    """
+    return Metric(one.value - other.value, min(one.n, other.n), _joined((one.stderr, 1.0), (other.stderr, 1.0)))
+
+
+def quotient_of(top: Metric, bottom: Metric) -> Metric:
+    """Returns one metric divided by another that is above 0, n the smaller one's; stderr by the delta method, as if the
+    units were independent: sqrt(stderr_top^2 + value^2 stderr_bottom^2) / bottom (Cochran 1977, chapter 6, without the
+    covariance)."""
+    value = top.value / bottom.value
+    return Metric(
+        value, min(top.n, bottom.n), _joined((top.stderr, 1.0 / bottom.value), (bottom.stderr, value / bottom.value))
+    )
+
+
+def _joined(*parts: tuple[float | None, float]) -> float | None:
+    """Returns the standard error of a sum of independent numbers, each with a factor; None if one has none."""
+    squares = [(error * factor) ** 2 for error, factor in parts if error is not None]
+    total = math.sqrt(sum(squares)) if len(squares) == len(parts) else math.nan
+    return total if math.isfinite(total) else None
+
+
 def to_plain(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
     """Returns metrics as plain values, for JSON."""
     return {name: dataclasses.asdict(metric) for name, metric in metrics.items()}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from rr_jax.evaluate.metric import Metric
 from rr_jax.lora.adapter import merge_adapter
 from rr_jax.models.decoder import Adapter, Params
 from rr_jax.release.config import EtaConfig
@@ -27,26 +28,30 @@ class Point(NamedTuple):
       eta_forget: strength of the subtraction.
       eta_retain: strength of the retain adapter; 0 where none is added.
       forget: the forget metric.
-      utility: the worst retention among the utility metrics.
       degenerate: share of empty or repetitive outputs added to the base model's.
-      retain_nll: mean loss on held-out texts to keep, nats a token.
-      retention: of each utility metric.
       off_task: share of outputs that answer something else than what was asked, added to the base model's.
+      retain_nll: mean loss on held-out texts to keep, nats a token.
+      retention: share of the base's value that each utility metric keeps.
     """
 
     eta_forget: float
     eta_retain: float
-    forget: float
-    utility: float
-    degenerate: float
-    retain_nll: float
-    retention: dict[str, float]
-    off_task: float = 0.0
+    forget: Metric
+    degenerate: Metric
+    off_task: Metric
+    retain_nll: Metric
+    retention: dict[str, Metric]
+
+    @property
+    def utility(self) -> float:
+        """Returns the worst retention; 1 without utility metrics."""
+        return min((kept.value for kept in self.retention.values()), default=1.0)
 
     def within(self, section: EtaConfig) -> bool:
         """Returns whether it keeps enough, says something, and answers what was asked."""
-        useless = self.degenerate > section.degenerate_budget or self.off_task > section.off_task_budget
-        return self.utility >= section.utility_budget and not useless
+        silent = self.degenerate.value > section.degenerate_budget
+        elsewhere = self.off_task.value > section.off_task_budget
+        return self.utility >= section.utility_budget and not silent and not elsewhere
 
 
 def choose_eta(points: Sequence[Point], section: EtaConfig, base_forget: float) -> tuple[Point | None, str | None]:
@@ -71,16 +76,19 @@ def choose_eta(points: Sequence[Point], section: EtaConfig, base_forget: float) 
         return None, None
     reason = None
     if section.rule == "least_interference_at_target":
-        reached = [point for point in allowed if point.forget <= section.target * base_forget]
+        reached = [point for point in allowed if point.forget.value <= section.target * base_forget]
         if reached:
-            return min(reached, key=lambda point: (point.retain_nll, point.eta_forget)), None
+            return min(reached, key=lambda point: (point.retain_nll.value, point.eta_forget)), None
         reason = (
             f"no strength within the budgets brought the forget metric to {section.target:g} of the base model's "
             f"{base_forget:.3f}: the most forgetting within the budgets was chosen instead"
         )
-    lowest = min(point.forget for point in allowed)
-    best = [point for point in allowed if point.forget == lowest]
-    return min(best, key=lambda point: (-_margin(point, best, points), point.eta_forget, point.retain_nll)), reason
+    lowest = min(point.forget.value for point in allowed)
+    best = [point for point in allowed if point.forget.value == lowest]
+    margins = [-_margin(point, best, points) for point in best]
+    return min(
+        zip(margins, best, strict=True), key=lambda pair: (pair[0], pair[1].eta_forget, pair[1].retain_nll.value)
+    )[1], reason
 
 
 def _margin(point: Point, best: Sequence[Point], points: Sequence[Point]) -> float:

@@ -17,9 +17,9 @@ import yaml
 from rr_jax.evaluate.metric import Metric
 from rr_jax.release.data import FORGET_DATA
 from rr_jax.reporting.attacks import ATTACKS, attacks_view
-from rr_jax.reporting.rounds import progress_plots, recall_plots, recall_view, round_view
-from rr_jax.runs.folder import read_json, read_lines, write_text
-from rr_jax.runs.results import AttackResult, Metrics, RoundResult, RunSummary
+from rr_jax.reporting.rounds import progress_plots, recall_plots, recall_view, round_view, worst_of
+from rr_jax.runs.folder import read_lines, write_text
+from rr_jax.runs.results import AttackResult, Metrics, RoundResult, RunSummary, SurfaceResult
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SAMPLES_OF_FORGET, SAMPLES_OF_UTILITY = 6, 2
@@ -44,7 +44,7 @@ def summary_table(summary: RunSummary) -> str:
 def _cell(result: RoundResult, name: str) -> str:
     """Returns a metric of a round, and of a utility metric the share that was kept."""
     kept = (result.retention or {}).get(name)
-    return with_error((result.metrics or {}).get(name)) + ("" if kept is None else f" ({kept:.0%})")
+    return with_error((result.metrics or {}).get(name)) + ("" if kept is None else f" ({kept.value:.0%})")
 
 
 def metrics_table(metrics: Metrics, base: Metrics) -> str:
@@ -87,7 +87,7 @@ def _found_lines(summary: RunSummary) -> list[list[str]]:
     for result in summary.rounds:
         best = max(result.search, key=lambda arm: arm.score, default=None)
         cells = ["\u2013", ""] if best is None else [_number(best.score), best.text or f"{best.kind} arm"]
-        disclosed = None if result.recall is None else result.recall.cumulative
+        disclosed = None if result.recall is None else result.recall.cumulative.value
         lines.append([str(result.round_index), str(result.revealed), _percent(disclosed), *cells])
     return lines
 
@@ -110,7 +110,8 @@ def _interval(metric: Metric | None) -> str:
     return "" if found is None else f"{found.low:.2f}\u2013{found.high:.2f}"
 
 
-def _percent(share: float | None) -> str:
+def _percent(share: Metric | float | None) -> str:
+    share = share.value if isinstance(share, Metric) else share
     return "\u2013" if share is None else f"{100 * share:.0f} %"
 
 
@@ -149,7 +150,7 @@ def write_report(folder: Path) -> Path:
         recall=recall_view(summary),
         attacks=attacks,
         surface=_picture(folder / "surface.svg"),
-        surface_round=read_json(folder / "surface.json").get("round"),
+        surface_round=_surface_round(folder),
         samples=_paired_samples(folder, summary),
         config=config,
         manifest=manifest,
@@ -157,6 +158,10 @@ def write_report(folder: Path) -> Path:
     # A lone surrogate is valid in JSON but not in UTF-8: one odd text must not cost the whole page.
     write_text(folder / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
     return folder / "report.html"
+
+
+def _surface_round(folder: Path) -> int | None:
+    return SurfaceResult.read(folder).round_index if (folder / SurfaceResult.FILE).exists() else None
 
 
 def _picture(path: Path) -> str | None:
@@ -173,8 +178,7 @@ def _headline(summary: RunSummary) -> dict[str, Any] | None:
     result = summary.selected
     if result is None or result.metrics is None:
         return None
-    kept = result.retention or {}
-    worst = min(kept, key=kept.__getitem__) if kept else None
+    worst, kept = worst_of(result.retention or {})
     before, after = summary.base[summary.forget_metric], result.metrics[summary.forget_metric]
     return {
         "round": result.round_index,
@@ -185,7 +189,7 @@ def _headline(summary: RunSummary) -> dict[str, Any] | None:
         "left": after.value / before.value if before.value else None,
         "fell": after.value < before.value,
         "worst": worst,
-        "retention": None if worst is None else kept[worst],
+        "retention": kept,
         "revealed": result.revealed,
     }
 

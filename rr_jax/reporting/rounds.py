@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rr_jax.evaluate.metric import Interval, Metric
+from rr_jax.evaluate.metric import Interval, Metric, values_of
 from rr_jax.reporting import plots
-from rr_jax.runs.results import ArmScore, GridPoint, RoundResult, RunSummary
+from rr_jax.runs.results import ArmScore, GridPoint, Metrics, RoundResult, RunSummary
 
 BEST_ARMS = 8
 BEST_SCORE = 0.001  # an arm below disclosed nothing and is none of the best
@@ -67,7 +67,8 @@ def progress_plots(summary: RunSummary) -> list[Plot]:
     measured = [summary.base[name], *((result.metrics or {}).get(name) for result in rounds)]
     forget = [math.nan if metric is None else metric.value / base for metric in measured]
     spread = [_scaled(metric, base) for metric in measured]
-    kept = [min((result.retention or {}).values(), default=math.nan) for result in rounds]
+    worst = [worst_of(result.retention or {})[1] for result in rounds]
+    kept = [math.nan if metric is None else metric.value for metric in worst]
     numbers = [0, *(result.round_index for result in rounds)]
     svg = plots.progress(numbers, forget, [1.0, *kept], summary.selected_round, spread)
     caption = (
@@ -83,21 +84,29 @@ def _scaled(metric: Metric | None, base: float) -> Interval | None:
     return None if found is None else Interval(found.low / base, found.high / base)
 
 
+def worst_of(retention: Metrics) -> tuple[str | None, Metric | None]:
+    """Returns the utility metric that keeps least, and the share it keeps; None and None without any."""
+    if not retention:
+        return None, None
+    name = min(retention, key=lambda name: retention[name].value)
+    return name, retention[name]
+
+
 def recall_plots(summary: RunSummary) -> list[Plot]:
     """Returns what each round's forget set disclosed; one round or one fact is a number and needs no plot."""
     rounds = _with_recall(summary)
     found = [result.recall for result in rounds if result.recall is not None]
-    if len(found) < 2 or found[0].facts < 2:
+    if len(found) < 2 or found[0].cumulative.n < 2:
         return []
     numbers = [result.round_index for result in rounds]
-    svg = plots.recall(numbers, [one.this_round or 0.0 for one in found], [one.cumulative or 0.0 for one in found])
+    svg = plots.recall(numbers, [one.this_round.value for one in found], [one.cumulative.value for one in found])
     caption = "A bar of a later round is what the model still disclosed after the subtraction before it."
     return [("Recall", svg, caption)]
 
 
 def _with_recall(summary: RunSummary) -> list[RoundResult]:
     """Returns the rounds that searched, of a task that knows of facts."""
-    return [r for r in summary.rounds if r.recall is not None and r.recall.cumulative is not None]
+    return [r for r in summary.rounds if r.recall is not None]
 
 
 def recall_view(summary: RunSummary) -> dict[str, Any] | None:
@@ -106,9 +115,9 @@ def recall_view(summary: RunSummary) -> dict[str, Any] | None:
     if not found:
         return None
     return {
-        "facts": found[0].facts,
-        "cumulative": found[-1].cumulative,
-        "residual": None if summary.residual is None else summary.residual.this_round,
+        "facts": found[0].cumulative.n,
+        "cumulative": found[-1].cumulative.value,
+        "residual": None if summary.residual is None else summary.residual.this_round.value,
     }
 
 
@@ -161,7 +170,7 @@ def _trade_off_plot(result: RoundResult) -> list[Plot]:
 
 
 def _loss_plot(result: RoundResult) -> list[Plot]:
-    if not any(math.isfinite(value) for value in result.loss.values()):
+    if not any(math.isfinite(metric.value) for metric in result.loss.values()):
         return []
     caption = (
         "How unlikely the model finds what it revealed. The step between the first two bars is the shift: what an "
@@ -169,7 +178,7 @@ def _loss_plot(result: RoundResult) -> list[Plot]:
     )
     if "training_prompt_subtracted" in result.loss:
         caption += " The last bar is high if the answers became unlikely."
-    return [("Loss on the forget set", plots.loss(result.loss), caption)]
+    return [("Loss on the forget set", plots.loss(values_of(result.loss)), caption)]
 
 
 def _maps(result: RoundResult) -> tuple[list[Plot], list[str]]:
@@ -217,11 +226,11 @@ def _only_strength(result: RoundResult) -> dict[str, Any]:
     reason = "the grid has no other"
     if budget is not None and point.utility < budget / 2:
         reason = "it kept less than half of the budget, and larger ones would keep less"
-    kept = point.retention
+    worst, kept = worst_of(point.retention)
     return {
         "eta": point.eta_forget,
         "forget": point.forget,
-        "utility": point.utility,
-        "worst": min(kept, key=kept.__getitem__) if kept else "the worst utility metric",
+        "utility": kept,
+        "worst": worst or "the worst utility metric",
         "reason": reason,
     }

@@ -4,12 +4,13 @@ Numbers in, SVG text out; it stands alone, so its colours are its own. Knows not
 """
 
 import io
-from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+
+from rr_jax.runs.results import SurfaceResult
 
 PANELS = {
     "forget": ("on forget rows", "Blues", "#2b5fa5"),
@@ -19,24 +20,23 @@ INK = "#1f2933"
 LEVELS = 12
 
 
-def surface_svg(surface: Mapping[str, Any]) -> str:
+def surface_svg(surface: SurfaceResult) -> str:
     """Both losses over the two strengths as contours, or over one as curves; the same numbers give the same text.
 
     Args:
-      surface: "eta_forget" [F], "eta_retain" [T], "forget_nll" and "retain_nll" [F, T], "chosen", a point or None, and
-        "rows", of which each has "from".
+      surface: of one round.
     """
     figure = Figure(figsize=(9.2, 3.8), layout="constrained")
     for axes, (name, (title, colours, colour)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        source = surface["rows"][name]["from"]
+        source = surface.rows[name].source
         axes.set_title(f"Loss {title} ({source}), nats a token", fontsize=9, color=INK)
         axes.set_xlabel("eta_forget", fontsize=9, color=INK)
         axes.tick_params(labelsize=8, labelcolor=INK)
-        values = np.ma.masked_invalid(np.asarray(surface[f"{name}_nll"], float))  # [F, T]
-        if len(surface["eta_forget"]) > 1 and len(surface["eta_retain"]) > 1:
+        values = np.ma.masked_invalid(np.asarray(surface.losses(name), float))  # [F, T]
+        if len(surface.eta_forget) > 1 and len(surface.eta_retain) > 1:
             _contours(figure, axes, surface, values, colours)
         else:
-            _curve(axes, surface, values, f"{name}_nll", colour)
+            _curve(axes, surface, values, name, colour)
         axes.margins(0.04)
     label = "\u25cb before the round" + ("   \u2605 chosen" if _shown(surface) else "")
     figure.supxlabel(label, fontsize=9, color=INK)
@@ -46,37 +46,37 @@ def surface_svg(surface: Mapping[str, Any]) -> str:
     return buffer.getvalue()
 
 
-def _contours(figure: Figure, axes: Any, surface: Mapping[str, Any], values: Any, colours: str) -> None:
+def _contours(figure: Figure, axes: Any, surface: SurfaceResult, values: Any, colours: str) -> None:
     axes.set_ylabel("eta_retain", fontsize=9, color=INK)
     if values.count() and np.ptp(values) > 0:
-        filled = axes.contourf(surface["eta_forget"], surface["eta_retain"], values.T, LEVELS, cmap=colours, alpha=0.8)
+        filled = axes.contourf(surface.eta_forget, surface.eta_retain, values.T, LEVELS, cmap=colours, alpha=0.8)
         bar = figure.colorbar(filled, ax=axes)
         bar.ax.tick_params(labelsize=8, labelcolor=INK)
     _mark(axes, (0.0, 0.0), "o")
-    if surface["chosen"]:
-        _mark(axes, (surface["chosen"]["eta_forget"], surface["chosen"]["eta_retain"]), "*")
+    if surface.chosen is not None:
+        _mark(axes, (surface.chosen.eta_forget, surface.chosen.eta_retain), "*")
 
 
-def _shown(surface: Mapping[str, Any]) -> bool:
+def _shown(surface: SurfaceResult) -> bool:
     """Whether the chosen point lies on what is drawn: a curve goes along one axis, at 0 of the other."""
-    if not surface["chosen"]:
+    if surface.chosen is None:
         return False
-    fixed = {name for name in ("eta_forget", "eta_retain") if len(surface[name]) == 1}
-    if surface["retain_adapter"] is None:
+    fixed = {name for name in ("eta_forget", "eta_retain") if len(getattr(surface, name)) == 1}
+    if surface.retain_adapter is None:
         fixed -= {"eta_retain"}
-    return all(surface["chosen"][name] == 0.0 for name in fixed)
+    return all(getattr(surface.chosen, name) == 0.0 for name in fixed)
 
 
-def _curve(axes: Any, surface: Mapping[str, Any], values: Any, key: str, colour: str) -> None:
+def _curve(axes: Any, surface: SurfaceResult, values: Any, name: str, colour: str) -> None:
     """One axis has 0 alone: the losses along the other."""
-    along = "eta_forget" if len(surface["eta_retain"]) == 1 else "eta_retain"
+    along = "eta_forget" if len(surface.eta_retain) == 1 else "eta_retain"
     other = "eta_retain" if along == "eta_forget" else "eta_forget"
-    axes.set_xlabel(f"{along}, {other} 0" if surface["retain_adapter"] else along, fontsize=9, color=INK)
+    axes.set_xlabel(f"{along}, {other} 0" if surface.retain_adapter else along, fontsize=9, color=INK)
     line = values.reshape(-1)
-    axes.plot(surface[along], line, color=colour, marker=".")
-    _mark(axes, (0.0, line[surface[along].index(0.0)]), "o")
+    axes.plot(getattr(surface, along), line, color=colour, marker=".")
+    _mark(axes, (0.0, line[getattr(surface, along).index(0.0)]), "o")
     if _shown(surface):
-        _mark(axes, (surface["chosen"][along], surface["chosen"][key]), "*")
+        _mark(axes, (getattr(surface.chosen, along), getattr(surface.chosen, f"{name}_nll")), "*")
 
 
 def _mark(axes: Any, at: tuple[float, float], marker: str) -> None:

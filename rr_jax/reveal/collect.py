@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from rr_jax.evaluate.metric import Metric, mean_of
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed
 from rr_jax.reveal.candidates import Candidates, respond
@@ -37,10 +38,10 @@ class Collection(NamedTuple):
     revealed: list[Revealed]
     dropped: list[Dropped]
 
-    def relevance(self) -> float:
-        """Mean relevance of all texts that were generated for the set, kept or left out; 0 when there are none."""
+    def relevance(self) -> Metric:
+        """Returns the mean relevance of all texts that were generated for the set, kept or left out; 0 of none."""
         values = [*(one.relevance for one in self.revealed), *(one.relevance for one in self.dropped)]
-        return sum(values) / len(values) if values else 0.0
+        return mean_of(values) if values else Metric(0.0, 0)
 
     def reasons(self) -> dict[str, int]:
         """How many texts were left out for each reason, the most frequent first."""

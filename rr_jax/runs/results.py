@@ -74,6 +74,7 @@ class File(Record):
 MISSING = {
     "summary.json": "finish a round first",
     "attacks.json": "attack it first (rr-jax eval RUN --attacks)",
+    "surface.json": "draw it first (rr-jax surface RUN)",
 }
 
 
@@ -94,25 +95,28 @@ class ArmScore(Record):
 
 
 class Recall(Record):
-    """Shares of the known facts that were disclosed: in this round, in all so far, and of how many; None without any."""
+    """Shares of the known facts, of which there are n, that were disclosed: in this round, and in all so far."""
 
-    this_round: float | None = Field(validation_alias="round", serialization_alias="round")
-    cumulative: float | None
-    facts: int
+    this_round: Metric = Field(validation_alias="round", serialization_alias="round")
+    cumulative: Metric
 
 
 class GridPoint(Record):
-    """One pair of strengths, measured on validation data; as `release.compose.Point`, the forget metric with its n."""
+    """One pair of strengths, measured on validation data; as `release.compose.Point`."""
 
     eta_forget: float
     eta_retain: float
     forget: Metric
-    utility: float
-    degenerate: float
-    retain_nll: float
-    retention: dict[str, float]
-    off_task: float = 0.0
+    degenerate: Metric
+    off_task: Metric
+    retain_nll: Metric
+    retention: Metrics
     within_budget: bool
+
+    @property
+    def utility(self) -> float:
+        """The worst retention; 1 without utility metrics."""
+        return min((kept.value for kept in self.retention.values()), default=1.0)
 
 
 class Choice(Record):
@@ -135,8 +139,8 @@ class RoundResult(Record):
     Attributes:
       round_index: from 1.
       search, search_ended, exploration, left_out, collected_relevance, recall: of the round's own search; empty or None
-        where it went on with what an earlier one had revealed. The recall of a later round is of what the model still
-        disclosed after what was released: residual knowledge.
+        where it went on with what an earlier one had revealed, and no recall where the task knows no facts. The recall of
+        a later round is of what the model still disclosed after what was released: residual knowledge.
       revealed: examples to forget, of this search or an earlier one.
       accepted: whether a strength kept within the budgets; None where none was looked for.
       eta_forget, eta_retain, rule, utility_budget, trade_off, base_retain_nll, validation: the choice of strengths, on
@@ -154,7 +158,7 @@ class RoundResult(Record):
     search_ended: str | None = None
     exploration: float | None = None
     left_out: dict[str, int] = Field(default_factory=dict)
-    collected_relevance: float | None = None
+    collected_relevance: Metric | None = None
     recall: Recall | None = None
     revealed: int
     accepted: bool | None = None
@@ -163,15 +167,15 @@ class RoundResult(Record):
     rule: Choice | None = None
     utility_budget: float | None = None
     trade_off: tuple[GridPoint, ...] = ()
-    base_retain_nll: float | None = None
+    base_retain_nll: Metric | None = None
     validation: Metrics | None = None
     layers: Layers = Field(default_factory=dict)
     cost: Cost | None = None
     given: int | None = None
     merge_error: dict[str, float] | None = None
     metrics: Metrics | None = None
-    retention: dict[str, float] | None = None
-    loss: dict[str, float] = Field(default_factory=dict)
+    retention: Metrics | None = None
+    loss: Metrics = Field(default_factory=dict)
 
 
 class Stop(Record):
@@ -256,3 +260,57 @@ class AttackResult(File):
     prompts: dict[str, Metrics]
     quantize: dict[str, Metrics] | None = None
     quantize_base: dict[str, Metrics] | None = None
+
+
+class SurfaceRows(Record):
+    """What a loss was measured on: where its texts are from, how many, and in how many packed rows."""
+
+    source: str = Field(validation_alias="from", serialization_alias="from")
+    examples: int
+    rows: int
+
+
+class SurfacePoint(Record):
+    """The chosen strengths, and the losses of the round's own model, with merged weights, nats a token."""
+
+    eta_forget: float
+    eta_retain: float
+    forget_nll: float
+    retain_nll: float
+
+
+class SurfaceMetrics(Record):
+    """Task metrics at every point, {name: [F, T]}, each on `count` examples of a split."""
+
+    split: str
+    count: int
+    values: dict[str, list[list[float]]]
+
+
+class SurfaceResult(File):
+    """Losses of one round over both strengths, on revealed rows and on texts to keep.
+
+    Attributes:
+      eta_forget, eta_retain: the strengths, [F] and [T].
+      retain_adapter: which retain adapter the second axis scales; None where none was added.
+      rows: what was measured on, "forget" and "retain".
+      forget_nll, retain_nll: [F, T] mean losses, nats a token.
+      chosen: the round's own model; None where no strength was accepted.
+      metrics: None where they were not asked for.
+    """
+
+    FILE: ClassVar[str] = "surface.json"
+
+    round_index: int = Field(validation_alias="round", serialization_alias="round")
+    eta_forget: tuple[float, ...]
+    eta_retain: tuple[float, ...]
+    retain_adapter: str | None
+    rows: dict[str, SurfaceRows]
+    forget_nll: tuple[tuple[float, ...], ...]
+    retain_nll: tuple[tuple[float, ...], ...]
+    chosen: SurfacePoint | None = None
+    metrics: SurfaceMetrics | None = None
+
+    def losses(self, name: str) -> tuple[tuple[float, ...], ...]:
+        """Returns the losses on the rows of that name."""
+        return {"forget": self.forget_nll, "retain": self.retain_nll}[name]

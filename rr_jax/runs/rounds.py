@@ -149,7 +149,8 @@ def _reveal(
     found = stage(round_index, "reveal", partial(reveal_stage, context, round_index, carried.deltas)).meta
     now = frozenset(found["disclosed"])
     so_far = carried.disclosed | now
-    gained = (recall(task, so_far) or 0.0) - (recall(task, carried.disclosed) or 0.0)
+    in_all, before, this = (recall(task, facts) for facts in (so_far, carried.disclosed, now))
+    gained = 0.0 if in_all is None or before is None else in_all.value - before.value
     revealed = tuple(Revealed(**item) for item in found["revealed"])
     result = RoundResult(
         round_index=round_index,
@@ -157,8 +158,8 @@ def _reveal(
         search_ended=found["search_ended"],
         exploration=found["exploration"],
         left_out=found["left_out"],
-        collected_relevance=found["collected_relevance"],
-        recall=Recall(this_round=recall(task, now), cumulative=recall(task, so_far), facts=len(task.facts)),
+        collected_relevance=Metric(**found["collected_relevance"]),
+        recall=None if this is None or in_all is None else Recall(this_round=this, cumulative=in_all),
         revealed=len(revealed),
     )
     return result, dataclasses.replace(carried, revealed=revealed, disclosed=so_far, gained=gained)
@@ -200,8 +201,8 @@ def _release(
     measured = stage(number, "measure", partial(measure_stage, context, number, deltas, revealed, summary.base)).meta
     changes = {
         "metrics": from_plain(measured["metrics"]),
-        "retention": measured["retention"],
-        "loss": result.loss | measured["loss"],
+        "retention": from_plain(measured["retention"]),
+        "loss": result.loss | from_plain(measured["loss"]),
     }
     adapters = (*carried.forget_adapters, trained.arrays["forget"])
     return result.model_copy(update=changes), dataclasses.replace(carried, deltas=deltas, forget_adapters=adapters)
@@ -224,19 +225,21 @@ def _composed(context: Context, found: RoundResult, trained: Stage, composed: St
             "rule": Choice(**meta["rule"]),
             "utility_budget": context.config.release.eta.utility_budget,
             "trade_off": tuple(_grid_point(point) for point in meta["trade_off"]),
-            "base_retain_nll": meta["base_retain_nll"],
+            "base_retain_nll": Metric(**meta["base_retain_nll"]),
             "validation": None if meta["validation"] is None else from_plain(meta["validation"]),
             "layers": maps,
             "cost": Cost(**meta["cost"]) if "cost" in meta else None,
             "given": trained.meta.get("given"),
             "merge_error": meta.get("merge_error"),
-            "loss": trained.meta["loss"],
+            "loss": from_plain(trained.meta["loss"]),
         }
     )
 
 
 def _grid_point(point: dict[str, Any]) -> GridPoint:
-    return GridPoint(**point | {"forget": Metric(**point["forget"])})
+    names = ("forget", "degenerate", "off_task", "retain_nll")
+    metrics = {name: Metric(**point[name]) for name in names}
+    return GridPoint(**point | metrics | {"retention": from_plain(point["retention"])})
 
 
 def _with_round(summary: RunSummary, result: RoundResult) -> RunSummary:

@@ -8,14 +8,13 @@ share their decoding (`generation.points`). No point of the grid merges weights;
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from rr_jax.data.packing import Packed
 from rr_jax.dynamics.surface import check_grid, loss_surface
-from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.evaluate.nll import mean_nll
 from rr_jax.generation.generator import Generator
 from rr_jax.generation.points import generators_at
 from rr_jax.lora.adapter import scale_adapter
@@ -26,8 +25,9 @@ from rr_jax.reporting.surface import surface_svg
 from rr_jax.runs.checkpoint import Checkpoints, Stage, stage_number
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.context import Context
-from rr_jax.runs.folder import write_json, write_text
+from rr_jax.runs.folder import write_text
 from rr_jax.runs.loop import Progress, load_deltas, load_model
+from rr_jax.runs.results import SurfaceMetrics, SurfacePoint, SurfaceResult, SurfaceRows
 from rr_jax.runs.stages.rows import forget_rows, held_out_rows
 from rr_jax.tasks.base import Revealed, Task
 from rr_jax.tasks.evaluation import evaluate_task
@@ -53,12 +53,11 @@ def draw_surface(
     metrics: bool = False,
     progress: Progress | None = None,
     task: Task | None = None,
-) -> dict[str, Any]:
+) -> SurfaceResult:
     """Writes surface.json and surface.svg of a round into its run folder, the figure into its report too, and returns
     what the former holds.
 
-    "forget_nll" and "retain_nll" are [F, T], mean losses in nats a token; "chosen" is the round's own model, measured with
-    merged weights. A retain adapter that was trained after the subtraction belongs to the chosen strength, and its
+    A retain adapter that was trained after the subtraction belongs to the chosen strength, and its
     neighbours are shown with that same adapter.
 
     Args:
@@ -105,30 +104,32 @@ def draw_surface(
         strategy=strategy,
     )
     note(f"round {number}: loss surface", 1, 1)
-    found: dict[str, Any] = {
-        "round": number,
-        "eta_forget": grids[0],
-        "eta_retain": grids[1],
-        "retain_adapter": _describe(composed, retain),
-        "rows": {
-            "forget": {"from": _source(config), "examples": _count(rows["forget"]), "rows": len(rows["forget"].tokens)},
-            "retain": {"from": "validation", "examples": _count(rows["retain"]), "rows": len(rows["retain"].tokens)},
-        },
-    }
-    found |= {f"{name}_nll": losses[name].tolist() for name in rows}
-    found["chosen"] = None
+    chosen = measured = None
     if composed.meta["accepted"]:
         params = context.model(after).params
-        found["chosen"] = {name: composed.meta[name] for name in ("eta_forget", "eta_retain")} | {
-            f"{name}_nll": mean_nll(params, packed, base.config) for name, packed in rows.items()
-        }
+        own = {f"{name}_nll": mean_nll(params, packed, base.config) for name, packed in rows.items()}
+        chosen = SurfacePoint(eta_forget=composed.meta["eta_forget"], eta_retain=composed.meta["eta_retain"], **own)
     if metrics:
         points = np.array(list(itertools.product(*grids)), np.float32)
         generators = generators_at(base, points, forget=forget, retain=retain, before=before, strategy=strategy)
-        found["metrics"] = {"split": "validation", "count": config.evaluate.validation} | _metrics(
-            context, number, generators, len(grids[0])
-        )
-    write_json(folder / "surface.json", found)
+        values = _metrics(context, number, generators, len(grids[0]))
+        measured = SurfaceMetrics(split="validation", count=config.evaluate.validation, values=values)
+    sources = {"forget": _source(config), "retain": "validation"}
+    found = SurfaceResult(
+        round_index=number,
+        eta_forget=tuple(grids[0]),
+        eta_retain=tuple(grids[1]),
+        retain_adapter=_describe(composed, retain),
+        rows={
+            name: SurfaceRows(source=sources[name], examples=_count(packed), rows=len(packed.tokens))
+            for name, packed in rows.items()
+        },
+        forget_nll=tuple(map(tuple, losses["forget"].tolist())),
+        retain_nll=tuple(map(tuple, losses["retain"].tolist())),
+        chosen=chosen,
+        metrics=measured,
+    )
+    found.write(folder)
     write_text(folder / "surface.svg", surface_svg(found))
     if (folder / "summary.json").exists():
         write_report(folder)

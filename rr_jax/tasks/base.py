@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 from rr_jax import section as sections
 from rr_jax.data.packing import Example
 from rr_jax.evaluate.degenerate import flag
-from rr_jax.evaluate.metric import Metric
+from rr_jax.evaluate.metric import Metric, quotient_of
 from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import LanguageModel
 
@@ -198,14 +198,15 @@ class Task(abc.ABC):
         """
 
 
-def retention(task: Task, metrics: Mapping[str, Metric], base: Mapping[str, Metric]) -> dict[str, float]:
-    """Share of its base value that each utility metric keeps; 1 is unchanged, more is better than before.
+def retention(task: Task, metrics: Mapping[str, Metric], base: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Returns the share of its base value that each utility metric keeps; 1 is unchanged, more is better than before.
 
-    For metrics where lower is better (perplexity) it is base / value. A metric that was 0 keeps everything.
+    For metrics where lower is better (perplexity) it is base / value. A metric that was 0 keeps everything. The standard
+    error takes both models' answers as independent, so it is too large rather than too small.
     """
     kept = {}
     for name, direction in task.utility_metrics.items():
-        value, before = metrics[name].value, base[name].value
+        value, before = metrics[name], base[name]
         top, bottom = (value, before) if direction == "higher" else (before, value)
-        kept[name] = top / bottom if bottom > 0 else 1.0
+        kept[name] = quotient_of(top, bottom) if bottom.value > 0 else Metric(1.0, min(top.n, bottom.n))
     return kept

@@ -20,7 +20,7 @@ from rr_jax.data.packing import Example, encode_prompt, pack_examples
 from rr_jax.data.sources import load_texts
 from rr_jax.evaluate.degenerate import flag
 from rr_jax.evaluate.metric import Metric, exponential_of, mean_of, ratio_of, share_of
-from rr_jax.evaluate.perplexity import nll_metric, perplexity
+from rr_jax.evaluate.nll import nll_metric, perplexity
 from rr_jax.generation.generator import Generator
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.models.hub import LanguageModel

@@ -13,7 +13,7 @@ from rr_jax.data.packing import Example, pack_examples
 from rr_jax.evaluate.degenerate import flag
 from rr_jax.evaluate.entities import Mentions, score_entities
 from rr_jax.evaluate.metric import Metric, exponential_of, ratio_of, share_of
-from rr_jax.evaluate.perplexity import nll_metric, perplexity
+from rr_jax.evaluate.nll import nll_metric, perplexity
 from rr_jax.evaluate.sandbox.pass_at_k import check_solutions
 from rr_jax.generation.generator import Generator
 from rr_jax.random import derive_seed

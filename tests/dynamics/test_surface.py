@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rr_jax.dynamics.surface import loss_surface, point_sums
-from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.evaluate.nll import mean_nll
 from rr_jax.lora.adapter import init_adapter, merge_adapter, scale_adapter
 from tests import tiny
 

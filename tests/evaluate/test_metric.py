@@ -9,9 +9,11 @@ from scipy import stats
 
 from rr_jax.evaluate.metric import (
     Metric,
+    difference_of,
     exponential_of,
     from_plain,
     mean_of,
+    quotient_of,
     ratio_of,
     share_of,
     to_plain,
@@ -104,3 +106,16 @@ def test_metrics_survive_json_and_a_bare_number_does_not():
     assert from_plain(json.loads(json.dumps(to_plain(metrics)))) == metrics
     with pytest.raises(ValueError, match="metric 'f' was saved as 0.5, expected value, n and stderr"):
         from_plain({"f": 0.5})
+
+
+def test_differences_and_quotients_spread_as_independent_draws_do():
+    one, other = Metric(0.62, 96, 0.05, share=True), Metric(0.81, 48, 0.03, share=True)
+    drawn = np.random.default_rng(0).normal((0.62, 0.81), (0.05, 0.03), (400_000, 2))
+    found = difference_of(one, other)
+    assert (found.value, found.n, found.share) == (pytest.approx(-0.19), 48, False)
+    assert found.stderr == pytest.approx(np.std(drawn[:, 0] - drawn[:, 1]), rel=0.01)
+    found = quotient_of(one, other)
+    assert (found.value, found.n, found.share) == (pytest.approx(0.62 / 0.81), 48, False)
+    assert found.stderr == pytest.approx(np.std(drawn[:, 0] / drawn[:, 1]), rel=0.01)
+    assert difference_of(one, Metric(0.5, 1)).stderr is None and quotient_of(Metric(math.inf, 2), one).stderr is None
+    assert quotient_of(Metric(0.0, 48, 0.0), one) == Metric(0.0, 48, 0.0)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from rr_jax.evaluate.metric import Metric
 from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.lora.algebra import add
 from rr_jax.release.compose import RULES, Point, choose_eta, merged_params, next_strength
@@ -35,7 +36,8 @@ def test_zero_strength_gives_the_base_weights_bit_for_bit():
 
 
 def point(eta, forget, utility=1.0, degenerate=0.0, retain_nll=1.0, eta_retain=1.0):
-    return Point(eta, eta_retain, forget, utility, degenerate, retain_nll, {})
+    numbers = (Metric(value, 48) for value in (forget, degenerate, 0.0, retain_nll))
+    return Point(eta, eta_retain, *numbers, {"u": Metric(utility, 48)})
 
 
 MOST = EtaConfig()

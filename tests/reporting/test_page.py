@@ -8,9 +8,9 @@ import re
 import pytest
 from scipy import stats
 
-from rr_jax.evaluate.metric import share_of
+from rr_jax.evaluate.metric import Metric, share_of
 from rr_jax.reporting.page import metrics_table, summary_table, write_report
-from rr_jax.runs.results import Choice, Cost, Recall, RoundResult
+from rr_jax.runs.results import Choice, Cost, Recall, RoundResult, SurfaceResult
 from tests.records import arm, attack, metric, metrics, point, round_result, summary
 
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
@@ -31,7 +31,7 @@ def make(folder, found=None, after="safe", attacks=None):
 
 def test_a_run_until_reveal_prints_what_it_found():
     search = (arm(score=0.25, text="ask"), arm(score=0.5, text="", kind="soft"))
-    recall = Recall(this_round=0.4, cumulative=0.4, facts=5)
+    recall = told(0.4, 0.4, 5)
     rounds = (
         RoundResult(round_index=1, search=search, revealed=12, recall=recall),
         RoundResult(round_index=2, revealed=12),
@@ -87,7 +87,7 @@ def test_a_round_that_was_not_accepted_is_no_headline(tmp_path):
 
 
 def test_the_headline_names_the_worst_utility_metric_and_the_stop(tmp_path):
-    measured = round_result(metrics=metrics(f=0.1, u=0.76, ppl=2.5), retention={"u": 0.95, "ppl": 0.8})
+    measured = round_result(metrics=metrics(f=0.1, u=0.76, ppl=2.5), retention=metrics(u=0.95, ppl=0.8))
     base = metrics(f=0.9, u=0.8, ppl=2.0)
     page = make(tmp_path, summary(measured, base=base, utility_metrics={"u": "higher", "ppl": "lower"}))
     assert re.search(r"0\.900 &rarr; 0\.100", page)
@@ -107,7 +107,7 @@ def test_before_and_after_stand_side_by_side_only_for_the_same_prompt(tmp_path):
 
 
 def test_odd_values_do_not_cost_the_page(tmp_path):
-    odd = {"loss": {"revealing_prompt": 0.5, "x": math.nan}, "layers": {"overlap": {"q": [0.1, math.nan]}}}
+    odd = {"loss": metrics(revealing_prompt=0.5, x=math.nan), "layers": {"overlap": {"q": [0.1, math.nan]}}}
     page = make(tmp_path, summary(round_result(**odd)), after="lone \ud800 surrogate $x_")
     assert "lone ? surrogate $x_" in page
 
@@ -214,14 +214,19 @@ def test_prompts_without_a_text_are_called_by_what_they_are(tmp_path):
     assert page.count("mentions it") == 2
 
 
+def told(now, in_all, facts):
+    """A recall of so many facts."""
+    return Recall(this_round=Metric(now, facts, 0.1, True), cumulative=Metric(in_all, facts, 0.1, True))
+
+
 def two_rounds(facts):
     """Two measured rounds, the second of which forgets all and keeps less."""
-    changes = {2: {"metrics": metrics(f=0.0, u=0.72), "retention": {"u": 0.9}}, 1: {}}
+    changes = {2: {"metrics": metrics(f=0.0, u=0.72), "retention": metrics(u=0.9)}, 1: {}}
     rounds = [
-        round_result(number, recall=Recall(this_round=share, cumulative=share, facts=facts), **changes[number])
+        round_result(number, recall=told(share, share, facts), **changes[number])
         for number, share in ((1, 0.5), (2, 1.0))
     ]
-    return summary(*rounds, selected_round=2, residual=Recall(this_round=0.0, cumulative=1.0, facts=facts))
+    return summary(*rounds, selected_round=2, residual=told(0.0, 1.0, facts))
 
 
 def test_recall_is_a_plot_only_where_there_is_something_to_plot(tmp_path):
@@ -332,7 +337,11 @@ def test_what_was_not_tried_is_said_and_attacks_of_another_round_are_none_on_thi
 
 def test_a_surface_that_was_drawn_is_in_the_page(tmp_path):
     (tmp_path / "surface.svg").write_text("<svg>&</svg>")
-    (tmp_path / "surface.json").write_text(json.dumps({"round": 1}))
+    losses = ((1.0,), (2.0,))
+    SurfaceResult(
+        round_index=1, eta_forget=(0.0, 0.5), eta_retain=(0.0,), retain_adapter=None, rows={}, forget_nll=losses,
+        retain_nll=losses,
+    ).write(tmp_path)  # fmt: skip
     page = make(tmp_path)
     assert f'src="data:image/svg+xml;base64,{base64.b64encode(b"<svg>&</svg>").decode()}"' in page
     (tmp_path / "surface.svg").unlink()

@@ -12,7 +12,7 @@ import pytest
 
 from rr_jax.data.packing import pack_examples
 from rr_jax.dynamics.interference import output_ratio
-from rr_jax.evaluate.metric import values_of
+from rr_jax.evaluate.metric import Metric, values_of
 from rr_jax.generation.generator import Generator
 from rr_jax.lora import algebra
 from rr_jax.lora.orthogonality import activations_by_layer, olora_by_layer
@@ -192,10 +192,10 @@ def test_both_strengths_are_chosen_from_the_product_by_the_rule_of_the_configura
     grid = [(point.eta_forget, point.eta_retain) for point in entry.trade_off]
     assert grid == [(0.2, 0.0), (0.2, 1.0), (0.4, 0.0), (0.4, 1.0)]
     reached = [point for point in entry.trade_off if point.forget.value <= 0.999]
-    best = min(reached, key=lambda point: point.retain_nll)
+    best = min(reached, key=lambda point: point.retain_nll.value)
     assert (entry.eta_forget, entry.eta_retain) == (best.eta_forget, best.eta_retain)
     assert entry.rule == Choice(name="least_interference_at_target", fallback=None)
-    assert 0 < entry.base_retain_nll != best.retain_nll
+    assert 0 < entry.base_retain_nll.value != best.retain_nll.value
     done = checkpoint_arrays(tmp_path / "run")
     deltas, forget, repair = done[3].arrays["deltas"], done[2].arrays["forget"], done[3].arrays["repair"]
     for name in deltas:  # alpha / rank is 2
@@ -264,7 +264,8 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
     assert entry.cost.retain_loss_increase == pytest.approx(increase, abs=0.02)
     gone = summary.base_validation["forget"].value - entry.validation["forget"].value
     assert (entry.cost.per_forgetting is not None) == (gone > 0)
-    point = Point(0.3, 1.0, forget=0.2, utility=1.0, degenerate=0.0, retain_nll=1.5, retention={})
+    none = Metric(0.0, 48)
+    point = Point(0.3, 1.0, Metric(0.2, 48), degenerate=none, off_task=none, retain_nll=Metric(1.5, 48), retention={})
     cost = {"retain_loss_increase": 0.5, "per_forgetting": 0.5 / 0.6}
     assert compose.cost_of(point, 1.0, 0.8) == pytest.approx(cost)
     assert compose.cost_of(point, 1.0, 0.2) == {"retain_loss_increase": 0.5}  # nothing was forgotten
@@ -341,7 +342,9 @@ def test_a_later_round_that_reveals_nothing_ends_the_run(folder, tmp_path, monke
     summary = rounds.run(parse_config(tiny.run_config(tmp_path / "run", folder)))
     assert summary.stop == Stop(reason="nothing_revealed", explanation="round 2 revealed 0 examples, fewer than 2")
     assert len(summary.rounds) == 1
-    assert summary.residual == Recall(this_round=0.0, cumulative=summary.rounds[0].recall.cumulative, facts=5)
+    assert summary.residual == Recall(
+        this_round=Metric(0.0, 5, 0.0, True), cumulative=summary.rounds[0].recall.cumulative
+    )
 
 
 def test_hashes_keep_no_text_anywhere_and_the_run_still_ends(folder, tmp_path, monkeypatch):
@@ -386,7 +389,7 @@ def test_re_revealing_follows_its_switch(folder, tmp_path):
         config["reveal"] |= {"when": when, "min_gain": gain}
         summary = rounds.run(parse_config(config), task=Undisclosed(tiny.weight_metrics))
         searched[when, gain] = [entry.round_index for entry in summary.rounds if entry.search]
-        recalls = [entry.recall.cumulative for entry in summary.rounds if entry.search]
+        recalls = [entry.recall.cumulative.value for entry in summary.rounds if entry.search]
         assert recalls == sorted(recalls) and 0 < recalls[0] <= 1
     assert searched["every_round", 0.0] == searched["until_gain", 0.0] == [1, 2, 3]
     assert searched["first_round", 0.0] == [1]

@@ -13,7 +13,7 @@ from tests.records import arm, attack, metrics, point, round_result, summary
 
 def test_a_summary_and_attacks_survive_their_files(tmp_path):
     odd = metrics(f=0.1, u=0.7) | {"p": Metric(math.inf, 3)}
-    recall = Recall(this_round=0.5, cumulative=0.5, facts=4)
+    recall = Recall(this_round=Metric(0.5, 4, 0.25), cumulative=Metric(0.5, 4, 0.25))
     made = summary(round_result(search=(arm(shift=0.5),), metrics=odd, recall=recall))
     found = attack(quantize={"4": odd}, quantize_base={"4": odd})
     for one in (made, found):
@@ -21,7 +21,7 @@ def test_a_summary_and_attacks_survive_their_files(tmp_path):
         assert type(one).read(tmp_path) == one
     plain = json.loads((tmp_path / "summary.json").read_text())
     assert plain["schema_version"] == 1
-    assert plain["rounds"][0]["round"] == 1 and plain["rounds"][0]["recall"]["round"] == 0.5
+    assert plain["rounds"][0]["round"] == 1 and plain["rounds"][0]["recall"]["round"]["value"] == 0.5
     assert plain["rounds"][0]["metrics"]["f"] == {"value": 0.1, "n": 48, "stderr": 0.0, "share": False}
 
 
@@ -31,7 +31,7 @@ def test_a_record_is_frozen_and_knows_its_keys():
     with pytest.raises(pydantic.ValidationError, match="forgett"):
         summary(forgett=1)
     with pytest.raises(pydantic.ValidationError):
-        point(0.4, 0.1, retain_nll="1.2")  # never coerced
+        point(0.4, 0.1, eta_retain="1.2")  # never coerced
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import pytest
 
 from rr_jax.data.packing import pack_examples
 from rr_jax.evaluate.metric import values_of
-from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.evaluate.nll import mean_nll
 from rr_jax.generation.generator import Generator
 from rr_jax.random import derive_seed
 from rr_jax.runs import loop as rounds
 from rr_jax.runs.config_file import parse_config
-from rr_jax.runs.results import RunSummary
+from rr_jax.runs.results import RunSummary, SurfaceResult
 from rr_jax.studies.surface import draw_surface
 from tests import tiny
 
@@ -51,35 +51,35 @@ def test_the_corners_are_the_models_of_the_rounds(made):
     entry = RunSummary.read(made).rounds[1]
     chosen = [entry.eta_forget, entry.eta_retain]
     found = draw_surface(made, 2, eta_forget=[0.0, chosen[0]], eta_retain=[0.0, chosen[1]], metrics=True)
-    assert found == json.loads((made / "surface.json").read_text())
-    assert [found["chosen"][name] for name in ("eta_forget", "eta_retain")] == chosen
+    assert found == SurfaceResult.read(made)
+    assert [found.chosen.eta_forget, found.chosen.eta_retain] == chosen
     for name in ("forget_nll", "retain_nll"):
-        np.testing.assert_allclose(found[name][1][1], found["chosen"][name], rtol=1e-5)
-        assert np.shape(found[name]) == (2, 2) and np.ptp(found[name]) > 1e-3
+        np.testing.assert_allclose(getattr(found, name)[1][1], getattr(found.chosen, name), rtol=1e-5)
+        assert np.shape(getattr(found, name)) == (2, 2) and np.ptp(getattr(found, name)) > 1e-3
     before, config, _ = rounds.load_round(made, 1)
     np.testing.assert_allclose(
-        found["retain_nll"][0][0], mean_nll(before.params, held_out(config), before.config), rtol=1e-5
+        found.retain_nll[0][0], mean_nll(before.params, held_out(config), before.config), rtol=1e-5
     )
     point = next(p for p in entry.trade_off if [p.eta_forget, p.eta_retain] == chosen)
-    np.testing.assert_allclose(found["chosen"]["retain_nll"], point.retain_nll, rtol=1e-6)
-    np.testing.assert_allclose(found["chosen"]["forget_nll"], entry.loss["training_prompt_subtracted"], rtol=1e-5)
-    assert found["metrics"]["split"] == "validation"
+    np.testing.assert_allclose(found.chosen.retain_nll, point.retain_nll.value, rtol=1e-6)
+    np.testing.assert_allclose(found.chosen.forget_nll, entry.loss["training_prompt_subtracted"].value, rtol=1e-5)
+    assert found.metrics.split == "validation"
     for name, corner in values_of(entry.validation).items() - {("degenerate", 0.0)}:
-        np.testing.assert_allclose(found["metrics"][name][1][1], corner, rtol=1e-6)
+        np.testing.assert_allclose(found.metrics.values[name][1][1], corner, rtol=1e-6)
     np.testing.assert_allclose(
-        found["metrics"]["forget"][0][0], tiny.weight_metrics(Generator(before))["forget"], rtol=1e-6
+        found.metrics.values["forget"][0][0], tiny.weight_metrics(Generator(before))["forget"], rtol=1e-6
     )
-    assert found["rows"]["retain"] == {"from": "validation", "examples": 96, "rows": len(held_out(config).tokens)}
-    assert found["rows"]["forget"]["examples"] == entry.revealed
+    assert found.rows["retain"].plain() == {"from": "validation", "examples": 96, "rows": len(held_out(config).tokens)}
+    assert found.rows["forget"].examples == entry.revealed
 
 
 def test_grids_go_to_one_and_a_half_times_the_chosen_strengths(made):
     summary = RunSummary.read(made)
     found = draw_surface(made)
     entry = summary.selected
-    assert found["round"] == summary.selected_round
-    np.testing.assert_allclose(found["eta_forget"], np.linspace(0, 1.5 * entry.eta_forget, 9), atol=1e-6)
-    np.testing.assert_allclose(found["eta_retain"], np.linspace(0, 1.5 * entry.eta_retain, 5), atol=1e-6)
+    assert found.round_index == summary.selected_round
+    np.testing.assert_allclose(found.eta_forget, np.linspace(0, 1.5 * entry.eta_forget, 9), atol=1e-6)
+    np.testing.assert_allclose(found.eta_retain, np.linspace(0, 1.5 * entry.eta_retain, 5), atol=1e-6)
     picture = (made / "surface.svg").read_text()
     assert ElementTree.fromstring(picture).tag.endswith("svg")
     for text in (
@@ -113,8 +113,8 @@ def test_neither_test_data_nor_what_was_trained_on_is_asked_for(made):
 def test_without_a_retain_adapter_the_surface_is_a_curve(folder, tmp_path):
     out = run(tmp_path / "run", folder, "none")
     found = draw_surface(out, 1)
-    assert found["eta_retain"] == [0.0] and found["retain_adapter"] is None
-    assert np.shape(found["retain_nll"]) == (9, 1)
+    assert found.eta_retain == (0.0,) and found.retain_adapter is None
+    assert np.shape(found.retain_nll) == (9, 1)
     picture = (out / "surface.svg").read_text()
     assert "before the round" in picture and "chosen" in picture
     assert "Loss on forget rows (revealed, under other prompts)" in picture
@@ -125,7 +125,7 @@ def test_without_a_retain_adapter_the_surface_is_a_curve(folder, tmp_path):
 
 def test_a_choice_that_is_not_on_the_curve_is_not_marked(made):
     found = draw_surface(made, 1, eta_forget=[0.0])
-    assert found["chosen"]["eta_forget"] > 0 and len(found["eta_retain"]) == 5
+    assert found.chosen.eta_forget > 0 and len(found.eta_retain) == 5
     assert "chosen" not in (made / "surface.svg").read_text()
 
 
@@ -139,8 +139,8 @@ def test_every_objective_with_strengths_from_0_has_a_surface(folder, tmp_path, o
     retain = [0.0] if place == "none" else [0.0, entry.eta_retain]
     found = draw_surface(tmp_path / "run", 1, eta_forget=[0.0, entry.eta_forget], eta_retain=retain)
     for name in ("forget_nll", "retain_nll"):
-        np.testing.assert_allclose(found[name][-1][-1], found["chosen"][name], rtol=1e-5)
-    assert found["rows"]["forget"]["from"] == "the true forget data"
+        np.testing.assert_allclose(getattr(found, name)[-1][-1], getattr(found.chosen, name), rtol=1e-5)
+    assert found.rows["forget"].source == "the true forget data"
 
 
 def test_what_cannot_be_drawn_is_one_line(folder, made, tmp_path):

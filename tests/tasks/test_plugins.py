@@ -96,7 +96,7 @@ def test_a_task_from_outside_goes_through_every_command(stranger, folder, tmp_pa
     assert "written to" in command(capsys, "export", out, tmp_path / "merged", "--round", 1)
     grids = ("--forget", "0,0.2", "--retain", "0", "--metrics")
     assert "2 x 1 points" in command(capsys, "surface", out, "--round", 1, *grids)
-    assert "letter_rate" in json.loads((out / "surface.json").read_text())["metrics"]
+    assert "letter_rate" in json.loads((out / "surface.json").read_text())["metrics"]["values"]
     command(capsys, "report", out)
     assert "Forget: the letters abcdefghijklmnop <" in (out / "report.html").read_text()
 
@@ -232,7 +232,7 @@ def test_a_python_object_is_the_task_and_is_handed_over_again_by_who_reads_the_r
     assert load_round(out, 1)[2] == 1
     with pytest.raises(ValueError, match="made with an object of tests.tiny:EchoTask, found one of .*:Whole$"):
         draw_surface(out, 1, task=Whole())
-    assert draw_surface(out, 1, eta_forget=[0.0], eta_retain=[0.0], task=task)["round"] == 1
+    assert draw_surface(out, 1, eta_forget=[0.0], eta_retain=[0.0], task=task).round_index == 1
     assert attack(out, 1, steps=(1,), examples=2, compared=False, task=task).round_index == 1
 
 

@@ -1,12 +1,13 @@
 """The compose stage: goes up a grid of strengths on validation data, repairs where asked to, and chooses one."""
 
+import dataclasses
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rr_jax.data.packing import Packed
 from rr_jax.dynamics.interference import Layers, layer_values, overlaps
-from rr_jax.evaluate.metric import Metric, to_plain
-from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.evaluate.metric import Metric, difference_of, to_plain
+from rr_jax.evaluate.nll import nll_metric
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add, merge_error
 from rr_jax.models.decoder import Adapter
@@ -63,8 +64,7 @@ def compose_stage(
             note = f"round {round_index}, {name}"
             outcome = _measured(context, composed, eta_forget, eta_retain, base_metrics, held_out, note)
             outcomes.append(outcome)
-            values = {key: value for key, value in outcome.point._asdict().items() if key != "retention"}
-            context.log(round_index, "compose", len(outcomes), values)
+            context.log(round_index, "compose", len(outcomes), _line(outcome.point))
     outcomes.sort(key=lambda outcome: (outcome.point.eta_forget, outcome.point.eta_retain))
     return _chosen(context, round_index, deltas, outcomes, base_metrics, held_out)
 
@@ -136,17 +136,16 @@ def _measured(
     metrics, _ = measure(context, model, "validation", note)
     kept = retention(task, metrics, base_metrics)
 
-    def added(name: str) -> float:
-        return metrics[name].value - base_metrics[name].value
+    def added(name: str | None) -> Metric:
+        return Metric(0.0, 0) if name is None else difference_of(metrics[name], base_metrics[name])
 
     point = Point(
         eta_forget=eta_forget,
         eta_retain=eta_retain,
-        forget=metrics[task.forget_metric].value,
-        utility=min(kept.values()),
+        forget=metrics[task.forget_metric],
         degenerate=added(task.degenerate_metric),
-        off_task=0.0 if task.off_task_metric is None else added(task.off_task_metric),
-        retain_nll=mean_nll(model.params, held_out, context.base.config),
+        off_task=added(task.off_task_metric),
+        retain_nll=nll_metric(model.params, held_out, context.base.config),
         retention=kept,
     )
     return Outcome(point, composed, metrics)
@@ -164,23 +163,19 @@ def _chosen(
     config, task, eta = context.config, context.task, context.config.release.eta
     points = [outcome.point for outcome in outcomes]
     point, reason = choose_eta(points, eta, base_metrics[task.forget_metric].value)
+    base_nll = nll_metric(context.base.params, held_out, context.base.config)
     meta: dict[str, Any] = {
-        "trade_off": [
-            outcome.point._asdict()
-            | {"forget": to_plain(outcome.metrics)[task.forget_metric]}
-            | {"within_budget": outcome.point.within(eta)}
-            for outcome in outcomes
-        ],
+        "trade_off": [_plain(point) | {"within_budget": point.within(eta)} for point in points],
         "eta_forget": 0.0 if point is None else point.eta_forget,
         "eta_retain": 0.0 if point is None else point.eta_retain,
         "rule": {"name": eta.rule, "fallback": reason},
-        "base_retain_nll": mean_nll(context.base.params, held_out, context.base.config),
+        "base_retain_nll": dataclasses.asdict(base_nll),
         "accepted": point is not None,
     }
     if point is None:
         return Stage({} if deltas is None else {"deltas": deltas}, meta | {"validation": None})
     _, composed, metrics = outcomes[points.index(point)]
-    cost = cost_of(point, meta["base_retain_nll"], base_metrics[task.forget_metric].value)
+    cost = cost_of(point, base_nll.value, base_metrics[task.forget_metric].value)
     values = layer_values(composed.layers) | {f"interference/{name}": value for name, value in cost.items()}
     if config.dtype == "bfloat16":
         error = merge_error(context.base.params, composed.arrays["deltas"])
@@ -190,8 +185,21 @@ def _chosen(
     return Stage(composed.arrays, meta | {"validation": to_plain(metrics), "cost": cost, "layers": composed.layers})
 
 
+def _plain(point: Point) -> dict[str, Any]:
+    """Returns a point as plain values, for a checkpoint."""
+    metrics = {name: value for name, value in point._asdict().items() if isinstance(value, Metric)}
+    return point._asdict() | to_plain(metrics) | {"retention": to_plain(point.retention)}
+
+
+def _line(point: Point) -> dict[str, float]:
+    """Returns the bare values of a point, for a line of the log."""
+    plain = {name: value for name, value in point._asdict().items() if name != "retention"}
+    values = {name: value.value if isinstance(value, Metric) else value for name, value in plain.items()}
+    return values | {"utility": point.utility}
+
+
 def cost_of(point: Point, base_retain_nll: float, base_forget: float) -> dict[str, float]:
     """Returns what a strength costs of held-out texts to keep, nats a token, also per unit that the forget metric came
     down."""
-    increase, gone = point.retain_nll - base_retain_nll, base_forget - point.forget
+    increase, gone = point.retain_nll.value - base_retain_nll, base_forget - point.forget.value
     return {"retain_loss_increase": increase} | ({"per_forgetting": increase / gone} if gone > 0 else {})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rr_jax.evaluate.metric import Metric, to_plain, values_of
-from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.evaluate.nll import nll_metric
 from rr_jax.models.decoder import Adapter
 from rr_jax.models.hub import LanguageModel
 from rr_jax.runs.checkpoint import Stage
@@ -37,7 +37,7 @@ def measure_stage(
     metrics, samples = measure(context, model, "test", f"round {round_index}")
     write_lines(context.folder / "samples" / f"round_{round_index:02d}.jsonl", samples)
     forget = forget_rows(context, round_index, revealed)
-    loss = {"training_prompt_subtracted": mean_nll(model.params, forget, context.base.config)}
+    loss = {"training_prompt_subtracted": nll_metric(model.params, forget, context.base.config)}
     context.log(round_index, "measure", 0, values_of(metrics))
     kept = retention(context.task, metrics, base_metrics)
-    return Stage({}, {"metrics": to_plain(metrics), "retention": kept, "loss": loss})
+    return Stage({}, {"metrics": to_plain(metrics), "retention": to_plain(kept), "loss": to_plain(loss)})

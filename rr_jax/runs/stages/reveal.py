@@ -1,5 +1,6 @@
 """The reveal stage: search for instructions that make the model disclose the target, and collect what they disclose."""
 
+import dataclasses
 from typing import Any
 
 from rr_jax.models.decoder import Adapter
@@ -56,7 +57,7 @@ def reveal_stage(context: Context, round_index: int, deltas: Adapter | None) -> 
             "exploration": found.exploration,
             "revealed": [vars(item) for item in collected.revealed],
             "left_out": collected.reasons(),
-            "collected_relevance": collected.relevance(),
+            "collected_relevance": dataclasses.asdict(collected.relevance()),
             "disclosed": sorted(disclosed_facts(task, collected.revealed)),
         },
     )

@@ -16,7 +16,8 @@ from rr_jax.dynamics.interference import (
     readings,
     sizes,
 )
-from rr_jax.evaluate.perplexity import mean_nll
+from rr_jax.evaluate.metric import Metric, to_plain, values_of
+from rr_jax.evaluate.nll import nll_metric
 from rr_jax.lora.activations import Directions, dominant_directions
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add
@@ -46,7 +47,7 @@ class Prepared:
     job: TrainJob
     forget: Packed
     given: int | None
-    loss: dict[str, float]
+    loss: dict[str, Metric]
 
 
 def train_stage(
@@ -88,8 +89,8 @@ def prepare_training(
     loss = {}
     if release.source.reveals:
         same = forget_rows(context, round_index, revealed, "same")
-        loss["revealing_prompt"] = mean_nll(params, same, model_config)
-    loss["training_prompt_before"] = mean_nll(params, forget, model_config)
+        loss["revealing_prompt"] = nll_metric(params, same, model_config)
+    loss["training_prompt_before"] = nll_metric(params, forget, model_config)
     job = TrainJob(
         adapters=adapters,
         rows=rows,
@@ -118,14 +119,14 @@ def finish_training(
     """
     model_config, job = context.base.config, prepared.job
     adapter, forget, kept = trained[FORGET], prepared.forget, held_out_rows(context)
-    after = mean_nll(params, forget, model_config, adapters=scale_adapter(adapter, context.scale))
+    after = nll_metric(params, forget, model_config, adapters=scale_adapter(adapter, context.scale))
     loss = prepared.loss | {"training_prompt_after": after}
     cosine = gradient_cosine(params, adapter, kept, forget, model_config, scale=context.scale)
     interference = {
         "output_ratio": by_layer(output_ratio(params, adapter, kept, forget, model_config)),
         "gradient_cosine": by_layer(cosine),
     }
-    values = {f"loss/{name}": value for name, value in loss.items()}
+    values = {f"loss/{name}": value for name, value in values_of(loss).items()}
     values |= {f"interference/{name}": float(np.mean([*found.values()])) for name, found in interference.items()}
     layers = sizes(adapter) | readings(adapter, job.references.directions)
     layers |= overlaps(adapter, trained[RETAIN]) if RETAIN in trained else {}
@@ -134,7 +135,7 @@ def finish_training(
         earlier = overlaps(adapter, job.references.memory)
         values |= layer_values({f"memory/{name}": found for name, found in earlier.items()})
     context.log(round_index, "train", job.section.steps, values)
-    meta: dict[str, Any] = {"loss": loss, "interference": interference, "layers": layers}
+    meta: dict[str, Any] = {"loss": to_plain(loss), "interference": interference, "layers": layers}
     return Stage(dict(trained), meta | ({} if prepared.given is None else {"given": prepared.given}))
 
 

@@ -38,9 +38,9 @@ def _of_search(first: RoundResult) -> Row:
         "best_score": max(scores),
         "mean_score": float(np.mean(scores)),
         "generations": first.search[-1].generations,
-        "collected_relevance": first.collected_relevance,
+        "collected_relevance": None if first.collected_relevance is None else first.collected_relevance.value,
         "revealed": first.revealed,
-        "recall": None if first.recall is None else first.recall.cumulative,
+        "recall": None if first.recall is None else first.recall.cumulative.value,
     }
 
 
@@ -48,7 +48,7 @@ def _of_selected(summary: RunSummary) -> Row:
     """Returns the metrics of the selected round, or of the base model where none was selected."""
     selected, name = summary.selected, summary.forget_metric
     metrics = summary.base if selected is None else selected.metrics or {}
-    retained = (selected.retention or {}) if selected is not None else {"": 1.0}
+    kept = {} if selected is None else selected.retention or {}
     before = summary.base[name].value
     row: Row = {
         "true_data": summary.data == "true" and _applied(summary.rounds[0]),
@@ -56,10 +56,10 @@ def _of_selected(summary: RunSummary) -> Row:
         "eta_forget": 0.0 if selected is None else selected.eta_forget,
         "forget": metrics[name].value,
         "forget_share": metrics[name].value / before if before else 0.0,
-        "worst_retention": min(retained.values()),
+        "worst_retention": min((share.value for share in kept.values()), default=1.0),
     }
-    kept = [metric for metric in summary.utility_metrics if metric.endswith("perplexity")]
-    row |= {"perplexity": metrics[kept[0]].value} if kept else {}
+    fluency = [metric for metric in summary.utility_metrics if metric.endswith("perplexity")]
+    row |= {"perplexity": metrics[fluency[0]].value} if fluency else {}
     return row | {f"test/{name}": metric.value for name, metric in metrics.items()}
 
 
@@ -103,11 +103,12 @@ def interference_of(result: RoundResult, base_forget: float, target: float = 0.1
     """
     grid = _along_forget(result)
     shares = [1.0, *(point.forget.value / base_forget if base_forget else 0.0 for point in grid)]
-    rises = [0.0, *(point.retain_nll - (result.base_retain_nll or 0.0) for point in grid)]
+    before = 0.0 if result.base_retain_nll is None else result.base_retain_nll.value
+    rises = [0.0, *(point.retain_nll.value - before for point in grid)]
     row: Row = {"curve/forget_share": shares, "curve/retain_increase": rises}
-    for (left, before), (right, after) in itertools.pairwise(zip(shares, rises, strict=True)):
+    for (left, low), (right, high) in itertools.pairwise(zip(shares, rises, strict=True)):
         if right <= target < left:
-            row["retain_increase"] = before + (after - before) * (left - target) / (left - right)
+            row["retain_increase"] = low + (high - low) * (left - target) / (left - right)
             break
     maps = {name: result.layers[name] for name in MEANS if name in result.layers}
     means = {name: np.mean([np.mean(values) for values in found.values()]) for name, found in maps.items()}

@@ -239,7 +239,7 @@ def test_the_table_says_whether_the_true_data_was_used():
 def test_what_only_strength_0_was_tried_of_was_given_no_data():
     for tried, given in (((0.0,), False), ((0.0, 0.5), True)):
         grid = tuple(records.point(eta, 0.8) for eta in tried)
-        result = records.round_result(search=(), eta_forget=0.0, base_retain_nll=1.0, trade_off=grid)
+        result = records.round_result(search=(), eta_forget=0.0, base_retain_nll=records.metric(1.0), trade_off=grid)
         assert metrics_of(records.summary(result, data="true"))["true_data"] is given
 
 
@@ -332,7 +332,7 @@ def test_interference_is_the_retain_loss_where_a_tenth_of_the_forget_metric_is_l
 
     def result(*grid):
         layers = {"output_ratio": {"q": [0.5, 0.7], "v": [0.1, 0.1]}, "olora": {"q": [9.0]}}
-        return records.round_result(base_retain_nll=2.0, trade_off=grid, layers=layers)
+        return records.round_result(base_retain_nll=records.metric(2.0), trade_off=grid, layers=layers)
 
     grid = (point(0.4, 0.02, 2.3), point(0.1, 0.6, 2.05), point(0.1, 0.6, 9.0, retain=2.0))
     row = interference_of(result(*grid), 0.8)

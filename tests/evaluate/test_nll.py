@@ -8,7 +8,7 @@ import pytest
 
 from rr_jax.data.packing import Packed
 from rr_jax.evaluate import perplexity as module
-from rr_jax.evaluate.perplexity import mean_nll, nll_metric, perplexity
+from rr_jax.evaluate.nll import mean_nll, nll_metric, perplexity
 from rr_jax.models.config import ModelConfig
 
 torch = pytest.importorskip("torch")
