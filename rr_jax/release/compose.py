@@ -108,10 +108,11 @@ def _margin(point: Point, best: Sequence[Point], points: Sequence[Point]) -> flo
 def next_strength(points: Sequence[Point], section: EtaConfig) -> float | None:
     """Returns the strength to be measured next, None when there is none: up the grid, then finer where the budget bends.
 
-    The grid is climbed to the first strength outside the budgets after one within them, so that something is known beyond
-    what is chosen; or to one that keeps less than half of the utility budget, as larger ones would keep less. The rule
-    "least_interference_at_target" looks at the whole grid. Then, with `section.step`, the strengths between the largest
-    one within the budgets (0 where there is none) and the next one measured above it are tried, from below.
+    The grid is climbed to the first strength that keeps less than the utility budget after one within the budgets, so that
+    something is known beyond what is chosen; or to one that keeps less than half of it, as larger ones would keep less.
+    Degenerate and off-task answers end nothing: a skill that is half forgotten may give more of them than one that is
+    gone. The rule "least_interference_at_target" looks at the whole grid. Then, with `section.step`, the strengths between
+    the largest one within the budgets (0 where there is none) and the next one measured above it are tried, from below.
 
     Args:
       points: measured so far, all strengths of the retain adapter for each eta_forget.
@@ -123,8 +124,9 @@ def next_strength(points: Sequence[Point], section: EtaConfig) -> float | None:
     if not measured:
         return grid[0]
     top = max(measured)
-    hopeless = all(point.utility < section.utility_budget / 2 for point in points if point.eta_forget == top)
-    beyond = bool(within) and top not in within and section.rule == "most_forgetting_within_budget"
+    kept = max(point.utility for point in points if point.eta_forget == top)
+    hopeless = kept < section.utility_budget / 2
+    beyond = bool(within) and kept < section.utility_budget and section.rule == "most_forgetting_within_budget"
     climbed = hopeless or beyond or not [eta for eta in missing if eta > top]
     if not climbed:
         return min(eta for eta in missing if eta > top)

@@ -35,8 +35,8 @@ def test_zero_strength_gives_the_base_weights_bit_for_bit():
         jax.tree.map(np.testing.assert_array_equal, params, same)
 
 
-def point(eta, forget, utility=1.0, degenerate=0.0, retain_nll=1.0, eta_retain=1.0):
-    numbers = (Metric(value, 48) for value in (forget, degenerate, 0.0, retain_nll))
+def point(eta, forget, utility=1.0, degenerate=0.0, retain_nll=1.0, eta_retain=1.0, off_task=0.0):
+    numbers = (Metric(value, 48) for value in (forget, degenerate, off_task, retain_nll))
     return Point(eta, eta_retain, *numbers, {"u": Metric(utility, 48)})
 
 
@@ -90,11 +90,11 @@ def test_the_second_rule_takes_the_least_interference_at_the_target():
     assert choose_eta(points[4:], LEAST, 0.8) == (None, None)
 
 
-def climbed(section, utility, forget=lambda eta: 0.0):
-    """All strengths that are measured where utility and forget metric are functions of the strength."""
+def climbed(section, utility, off_task=lambda eta: 0.0):
+    """All strengths that are measured where utility and off-task share are functions of the strength."""
     points = []
     while (eta := next_strength(points, section)) is not None:
-        points.append(point(eta, forget(eta), utility(eta)))
+        points.append(point(eta, 0.0, utility(eta), off_task=off_task(eta)))
         assert len(points) < 50
     return [one.eta_forget for one in points]
 
@@ -106,6 +106,8 @@ def test_the_grid_is_climbed_beyond_the_budget_and_made_finer_where_it_bends():
     assert climbed(grid, lambda eta: 1.0) == [0.3, 0.5, 0.8, 1.2, 1.8]  # nothing bends
     assert climbed(grid, lambda eta: 0.1) == [0.3, 0.1]  # hopeless at once: smaller ones are tried
     assert climbed(grid, lambda eta: 1.0 if eta < 0.25 else 0.1) == [0.3, 0.1, 0.2]
+    half_gone = climbed(grid, lambda eta: 1.0 if eta < 1.5 else 0.6, lambda eta: 0.9 if 0.4 < eta < 1.0 else 0.2)
+    assert half_gone == [0.3, 0.5, 0.8, 1.2, 1.8, 1.3, 1.4, 1.5]  # off-task answers between two strengths end nothing
     coarse = EtaConfig(forget=[0.3, 0.5, 0.8, 1.2, 1.8], step=None)
     assert climbed(coarse, lambda eta: 1.0 if eta <= 0.85 else 0.6) == [0.3, 0.5, 0.8, 1.2]
     least = EtaConfig(rule="least_interference_at_target", forget=[0.3, 0.5, 0.8, 1.2], step=None)
