@@ -12,6 +12,7 @@ from rr_jax.release.compose import merged_params
 from rr_jax.runs.config import RunConfig
 from rr_jax.tasks.base import Task
 from rr_jax.tasks.guards import GUARDS
+from rr_jax.tasks.metrics import Direction, utility_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Context:
     def scale(self) -> float:
         """Returns alpha / rank of every adapter."""
         return self.config.release.adapter.scale
+
+    @property
+    def utility_metrics(self) -> dict[str, Direction]:
+        """Returns what counts within the utility budget, and which way is better."""
+        return utility_of(self.task, self.config.evaluate.metrics)
 
     def model(self, deltas: Adapter | None) -> LanguageModel:
         """Returns W0 + deltas; the base model for None."""

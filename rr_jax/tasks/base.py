@@ -198,13 +198,15 @@ class Task(abc.ABC):
         """
 
 
-def retention(task: Task, metrics: Mapping[str, Metric], base: Mapping[str, Metric]) -> dict[str, float]:
+def retention(
+    utility: Mapping[str, Literal["higher", "lower"]], metrics: Mapping[str, Metric], base: Mapping[str, Metric]
+) -> dict[str, float]:
     """Share of its base value that each utility metric keeps; 1 is unchanged, more is better than before.
 
     For metrics where lower is better (perplexity) it is base / value. A metric that was 0 keeps everything.
     """
     kept = {}
-    for name, direction in task.utility_metrics.items():
+    for name, direction in utility.items():
         value, before = metrics[name].value, base[name].value
         top, bottom = (value, before) if direction == "higher" else (before, value)
         kept[name] = top / bottom if bottom > 0 else 1.0
