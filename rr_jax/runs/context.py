@@ -9,6 +9,7 @@ from rr_jax.models.decoder import Adapter
 from rr_jax.models.encoders.hub import Encoder
 from rr_jax.models.hub import LanguageModel
 from rr_jax.release.compose import merged_params
+from rr_jax.reveal.scorers import Relevance
 from rr_jax.runs.config import RunConfig
 from rr_jax.tasks.base import Task
 from rr_jax.tasks.guards import GUARDS
@@ -27,6 +28,7 @@ class Context:
     progress: Callable[[str, int, int], None]  # what, done, of
     proposer: LanguageModel | None = None  # writes the instructions; None: the model itself
     encoder: Encoder | None = None  # of the reward's kernel "encoder"
+    relevance: Relevance | None = None  # the reward's scorer, loaded
 
     @property
     def scale(self) -> float:
