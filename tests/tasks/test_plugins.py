@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
@@ -76,23 +77,47 @@ class Words(Measure):
         return mean_of([1 + len(text.split()) for text in texts])
 """
 
+JUDGING = """
+import numpy as np
+from rr_jax.reveal.scorers import Scorer
+
+
+class Share(Scorer):
+    name: str = "share"
+    letters: str
+
+    def relevance(self, task, readings):
+        return [np.mean([letter in self.letters for letter in one.response]) for one in readings]
+
+
+def same_length(texts):
+    lengths = np.array([len(text) for text in texts])
+    return (lengths[:, None] == lengths[None, :]).astype(np.float32)
+"""
+ENTRY_POINTS = """
+[rr_jax.plugins]
+task.letters = stranger_letters:Letters
+metric.words = stranger_words:Words
+scorer.share = stranger_judging:Share
+kernel.same_length = stranger_judging:same_length
+"""
+
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory):
-    """A package with a task of about 20 lines and a metric of ten, installed in a folder of its own."""
+    """A package with a task of about 20 lines, and a metric, a scorer and a kernel of ten; in a folder of its own."""
     place = tmp_path_factory.mktemp("installed")
-    (place / "stranger_letters.py").write_text(LETTERS)
-    (place / "stranger_words.py").write_text(WORDS)
+    modules = {"stranger_letters": LETTERS, "stranger_words": WORDS, "stranger_judging": JUDGING}
+    for name, text in modules.items():
+        (place / f"{name}.py").write_text(text)
     info = place / "stranger_letters-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger-letters\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[rr_jax.plugins]\ntask.letters = stranger_letters:Letters\nmetric.words = stranger_words:Words\n"
-    )
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
         yield place
-    for name in ("stranger_letters", "stranger_words"):
+    for name in modules:
         sys.modules.pop(name, None)
 
 
@@ -107,17 +132,24 @@ def written_by(config):
     return [one["name"] for one in config["evaluate"]["metrics"]]
 
 
-def test_a_task_and_metrics_from_outside_go_through_every_command(stranger, folder, tmp_path, capsys):
+def test_what_comes_from_outside_goes_through_every_command(stranger, folder, tmp_path, capsys):
     added = {"name": "stranger_words:Words", "prompt": "c"}
     sizes = {"validation": 3, "test": 4, "metrics": [{"name": "words", "utility": True}, added]}
     task = {"name": "letters", "letters": "abcdefghijklmnop"}
     tree = tiny.run_config(tmp_path / "run", folder, rounds=1, task=task, evaluate=sizes)
+    scorer = {"name": "share", "letters": task["letters"]}
+    tree["reveal"]["reward"] |= {"scorer": scorer, "kernel": "same_length"}
+    tree["reveal"]["collect"] |= {"threshold": 0.1}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
     said = command(capsys, "run", tmp_path / "config.yaml")
     assert all(mark in said for mark in ("forget: letter_rate", "keep:   words ", "also:   stranger_words:Words "))
     out = tmp_path / "run"
     written = yaml.safe_load((out / "config.yaml").read_text())
-    assert written["task"] == task
+    assert written["task"] == task and written["reveal"]["reward"]["scorer"] == scorer
+    revealed = [json.loads(line) for line in (out / "revealed" / "round_01.jsonl").read_text().splitlines()]
+    for one in revealed:  # the task itself says 0 or 1
+        assert one["relevance"] == np.mean([letter in task["letters"] for letter in one["response"]])
+    assert any(0 < one["relevance"] < 1 for one in revealed)
     assert written["evaluate"]["metrics"][1] == {"name": "stranger_words:Words", "utility": False, "prompt": "c"}
     summary = RunSummary.read(out)
     assert (summary.task, summary.utility_metrics) == ("letters", {"length": "higher", "words": "higher"})
