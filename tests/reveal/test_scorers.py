@@ -7,7 +7,7 @@ from rr_jax.reveal import scorers
 from rr_jax.reveal.candidates import make_candidates
 from rr_jax.reveal.config import ArmsConfig, RewardConfig
 from rr_jax.reveal.judge import make_judge
-from rr_jax.reveal.kernels import KERNELS
+from rr_jax.reveal.kernels import KERNELS, Beside
 from rr_jax.reveal.scorers import SCORERS, ClassifierScorer, Scorer, TaskScorer
 from rr_jax.runs.config_file import load_config, parse_config
 from rr_jax.runs.loop import open_run
@@ -186,6 +186,22 @@ def test_a_kernel_is_a_plain_function_of_texts():
     assert judge.score(found).diversity == pytest.approx(2.0, abs=1e-5)  # two groups of two
     assert KERNELS.get("ngram").looks_at == "texts"
     np.testing.assert_array_equal(KERNELS.get(f"{__name__}:same_length").matrix(texts, None), same_length(texts))
+
+
+def test_the_kernel_encoder_is_the_cosine_of_embeddings(tmp_path):
+    torch = pytest.importorskip("torch")
+    from rr_jax.models.encoders.hub import load_encoder
+    from tests import tiny_encoders
+
+    model, words = tiny_encoders.build("bert", "Model"), tiny_encoders.wordpiece()
+    encoder = load_encoder(tiny_encoders.save(model, tmp_path / "minilm", words))
+    texts = ["abc abd", "you are a very bad old man", "zzz"]
+    with torch.no_grad():
+        means = [model(words([text], return_tensors="pt")["input_ids"]).last_hidden_state[0].mean(0) for text in texts]
+    expected = [[float(torch.cosine_similarity(one, other, 0)) for other in means] for one in means]
+    found = KERNELS.get("encoder").matrix(texts, Beside(tiny.model(), np.zeros(16), encoder))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert parsed(kernel="encoder", encoder="x").reveal.reward.encoder == "x"
 
 
 def test_the_scorer_is_read_by_the_stages_that_reveal_and_follow(tmp_path):
