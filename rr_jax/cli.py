@@ -186,7 +186,8 @@ def evaluate(
         task = make_task(config.task, base.tokenizer, config.seed)
         behind = None if deltas is None else guard or config.evaluate.guard
         generator = guarded(task, released_model(base, deltas), behind)
-        result = evaluate_task(task, generator, "test", config.evaluate.test, base=base, progress=note)
+        size, added = config.evaluate.test, config.evaluate.metrics
+        result = evaluate_task(task, generator, "test", size, base=base, metrics=added, progress=note)
         metrics = result.metrics | generator.cost()
     if as_json:
         console.print(json.dumps({"round": number, "metrics": to_plain(metrics)}, indent=2))

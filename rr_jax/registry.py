@@ -29,9 +29,11 @@ class Registry(Generic[T]):
 
     Args:
       kind: what a choice is called in messages and in the names of entry points, such as "task".
-      builtin: name -> "package.module:Name" of what the package brings.
+      builtin: name -> "package.module:Name", or "package.module" where the module is the choice, of what the package
+        brings.
       members: attributes that a choice must have.
       adapt: turns what was found into a choice, such as a plain function into an object; raises ValueError if it cannot.
+      paths: whether "package.module:Name" is a choice too; not where names come with a model, whose code is never run.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class Registry(Generic[T]):
         builtin: Mapping[str, str],
         members: Sequence[str] = (),
         adapt: Callable[[Any], T] = lambda found: found,
+        paths: bool = True,
     ) -> None:
-        self.kind, self.members, self._adapt = kind, tuple(members), adapt
+        self.kind, self.members, self._adapt, self._paths = kind, tuple(members), adapt, paths
         self._builtin = dict(builtin)
         self._registered: dict[str, Any] = {}
 
@@ -70,15 +73,23 @@ class Registry(Generic[T]):
         """
         if name in self._registered:
             return self._checked(name, self._registered[name])
-        path = self._builtin.get(name) or (name if ":" in name else None)
+        path = self._builtin.get(name) or (name if self._paths and ":" in name else None)
         if path is None:
             entry = self._entry_points().get(name)
             if entry is None:
-                near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
-                hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(self.names())}"
-                raise PluginError(f"there is no {self.kind} {name!r}; {hint} (or 'package.module:Name')")
+                raise PluginError(f"there is no {self.kind} {name!r}; {self._hint(name)}")
             path = entry.value
         return self._checked(name, self._imported(name, path))
+
+    def expected(self) -> str:
+        """Returns the names for a message, or the form of a path where there is none."""
+        return ", ".join(self.names()) or "'package.module:Name'"
+
+    def _hint(self, name: str) -> str:
+        names = self.names()
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {self.expected()}"
+        return f"{hint} (or 'package.module:Name')" if names and self._paths else hint
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         prefix = f"{self.kind}."
@@ -89,7 +100,7 @@ class Registry(Generic[T]):
         module, _, attribute = path.partition(":")
         try:
             found: Any = importlib.import_module(module)
-            for part in attribute.split("."):
+            for part in attribute.split(".") if attribute else ():
                 found = getattr(found, part)
         except Exception as error:  # whatever a stranger's module raises while it is imported
             said = " ".join(f"{type(error).__name__}: {error}".split())
@@ -105,6 +116,23 @@ class Registry(Generic[T]):
         if missing:
             raise PluginError(f"{self.kind} {name!r} lacks {', '.join(missing)}, which every {self.kind} has")
         return choice
+
+
+def subclass_of(base: type, kind: str) -> Callable[[Any], Any]:
+    """Returns the `adapt` of a registry whose choices are whole subclasses of an abstract class.
+
+    It raises ValueError for what is something else, or lacks a method.
+    """
+
+    def check(found: Any) -> Any:
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise ValueError(f"found {found!r}, expected a subclass of {base.__module__}.{base.__name__}")
+        lacking = sorted(getattr(found, "__abstractmethods__", ()))
+        if lacking:
+            raise ValueError(f"{found.__name__} lacks {', '.join(lacking)}, which every {kind} has")
+        return found
+
+    return check
 
 
 def plugged(registry: Registry[Any], section_of: Callable[[Any], type[Section]] = lambda choice: choice) -> Any:
@@ -124,13 +152,13 @@ def plugged(registry: Registry[Any], section_of: Callable[[Any], type[Section]] 
         tree = {"name": value} if isinstance(value, str) else value
         if isinstance(tree, dict) and "name" not in tree:
             raise pydantic_core.PydanticCustomError(
-                "plugin_missing", "expected one of {names}", {"names": ", ".join(registry.names())}
+                "plugin_missing", "expected one of {names}", {"names": registry.expected()}
             )
         if not isinstance(tree, dict) or not isinstance(tree["name"], str):
             raise pydantic_core.PydanticCustomError(
                 "plugin",
                 "expected a name among {names}, or a section with name",
-                {"names": ", ".join(registry.names())},
+                {"names": registry.expected()},
             )
         try:
             section = section_of(registry.get(tree["name"]))

@@ -41,7 +41,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     print(f"| family | {' | '.join(COLUMNS)} |")
     print("| --- |" + " --- |" * len(COLUMNS))
-    for family in families.FAMILIES:
+    for family in families.FAMILIES.names():
         found = [measure(name) for name in VARIANTS if name.split("-")[0] == family]
         worst = [max(column) for column in zip(*found, strict=True)]
         print(f"| `{family}` | {' | '.join(f'{value:.0e}' for value in worst)} |", flush=True)

@@ -183,20 +183,16 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Any:
 def _layout(config: ModelConfig) -> Layout:
     """Returns what the files of a model of this config are expected to hold."""
     tensors, prefix = families.model_tensors(config), families.base_prefix(config)
+    # old exports of tied embeddings carry a copy of them
+    copies = {*families.head_names(config), "lm_head.weight"} if config.tied_embeddings else frozenset[str]()
     return Layout(
         kind=f"{config.family} model",
         specs=param_specs(config),
         tensors=tensors,
         head_dim=config.head_dim,
         plain_name=lambda name: name.removeprefix(prefix),  # files of the bare base model leave it out
-        unused=lambda plain: _unused(plain, config),
+        unused=lambda plain: bool(_BUFFERS.search(plain)) or plain in copies,
     )
-
-
-def _unused(plain: str, config: ModelConfig) -> bool:
-    """Returns whether old exports carry a tensor that no model reads: tables and masks, and a copy of tied embeddings."""
-    heads = [tensor.name for tensor in families.FAMILIES[config.family].TENSORS if tensor.parts == ("head",)]
-    return bool(_BUFFERS.search(plain)) or (config.tied_embeddings and plain in (*heads, "lm_head.weight"))
 
 
 def _check_params(lm: LanguageModel) -> None:

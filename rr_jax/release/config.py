@@ -47,9 +47,9 @@ class EtaConfig(Section):
     target: Share = 0.1
     utility_budget: Share = 0.9  # the worst utility metric keeps at least this share of the base model's
     degenerate_budget: Share = 0.1  # share of empty or repetitive outputs that may be added
-    # Share of outputs that may be added which answer something else than what was asked. Who forgets an entity type
-    # answers its questions in some other form: .1 to .5 of them at the strengths that were looked at.
-    off_task_budget: Share = 0.5
+    # Share of outputs that may be added which answer something else than what was asked: a model that has forgotten an
+    # answer may give one in the form of another skill.
+    off_task_budget: Share = 0.2
 
 
 def _as_name(found: object) -> object:

@@ -26,13 +26,14 @@ SAMPLES_OF_FORGET, SAMPLES_OF_UTILITY = 6, 2
 
 
 def summary_table(summary: RunSummary) -> str:
-    """Returns forget and utility metrics of the base model and of every round, or what a run until reveal found."""
+    """Returns forget, utility and added metrics of the base model and of every round, or what a run until reveal found."""
     if not summary.base:
         return _aligned(_found_lines(summary))
     rounds = summary.measured
     lines = [["metric", "base", *(f"round {one.round_index} (eta {one.eta_forget:g})" for one in rounds)]]
     for name in summary.shown_metrics:
-        mark = "forget: " if name == summary.forget_metric else "keep:   "
+        mark = "keep:   " if name in summary.utility_metrics else "also:   "
+        mark = "forget: " if name == summary.forget_metric else mark
         lines.append([mark + name, with_error(summary.base.get(name)), *(_cell(one, name) for one in rounds)])
     stopped = "the run has not ended" if summary.stop is None else summary.stop.explanation
     return (
@@ -216,7 +217,10 @@ def _metric_groups(summary: RunSummary) -> dict[str, list[tuple[str, list[tuple[
     forget = summary.forget_metric
     arrows = {"higher": " \u2191", "lower": " \u2193"}
     parts = _parts(summary)
-    utility = [(name, name + arrows[way]) for name, way in summary.utility_metrics.items()]
+    utility, added = (
+        [(name, name + arrows[way]) for name, way in found.items()]
+        for found in (summary.utility_metrics, summary.added_metrics)
+    )
     rest = [(name, name) for name in summary.base if name not in (*summary.shown_metrics, *parts)]
     degenerate = [row for row in rest if row[0].startswith(("degenerate", "off_task"))]
     other = [row for row in rest if row not in degenerate]
@@ -224,6 +228,7 @@ def _metric_groups(summary: RunSummary) -> dict[str, list[tuple[str, list[tuple[
     shown = [
         ("to forget", [(forget, forget), *((part, part) for part in parts)]),
         ("to keep, with the share of the base value kept", utility),
+        ("asked for beside the task's own", added),
         ("useless answers: degenerate (empty or repetitive) or off task", few),
     ]
     folded = [("useless answers (degenerate or off task), share", [] if few else degenerate), ("also measured", other)]

@@ -3,9 +3,17 @@
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
+from rr_jax.registry import plugged
+from rr_jax.reveal.kernels import KERNELS
+from rr_jax.reveal.scorers import SCORERS, Scorer, TaskScorer
 from rr_jax.section import Section, Share
+
+
+def _known_kernel(name: str) -> str:
+    KERNELS.get(name)  # a PluginError is a ValueError, which pydantic reports
+    return name
 
 
 class ArmsConfig(Section):
@@ -55,7 +63,10 @@ class RewardConfig(Section):
     samples: Annotated[int, Field(ge=2)] = 8  # responses generated for each arm
     temperature: PositiveFloat = 1.0
     diversity_weight: Share = 0.3
-    kernel: Literal["ngram", "hidden", "encoder"] = "ngram"  # similarity: n-grams, the model's states, an encoder's
+    # who says how relevant a response is: the task, or a classifier {model, label}; of `rr_jax.reveal.scorers.SCORERS`
+    scorer: Annotated[SerializeAsAny[Scorer], plugged(SCORERS)] = TaskScorer()
+    # similarity: n-grams (ngram), the model's states (hidden), an encoder's; of `rr_jax.reveal.kernels.KERNELS`
+    kernel: Annotated[str, pydantic.AfterValidator(_known_kernel)] = "ngram"
     encoder: str | None = None  # folder or hub id of the sentence encoder
     # q of the Vendi score; .inf looks at the largest eigenvalue alone
     order: Annotated[float, Field(gt=0.0, allow_inf_nan=True)] = 1.0
@@ -92,7 +103,7 @@ class RevealConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "RevealConfig":
-        if (self.reward.kernel == "encoder") != (self.reward.encoder is not None):
+        if (KERNELS.get(self.reward.kernel).looks_at == "encoder") != (self.reward.encoder is not None):
             raise ValueError("reward.kernel 'encoder' and reward.encoder go together: give both or neither")
         if self.search.generations < self.reward.samples:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What a batch of responses is worth: read by the task, guarded against gibberish, scored arm by arm.
+"""What a batch of responses is worth: read by the task, judged by the scorer, guarded against gibberish, scored arm by arm.
 
 Every component is kept apart beside the score, and so is an arm's usable shift, which says whether its responses could
 teach a forget adapter anything. Knows the task's interface and two models: the one that is searched, and the base model
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rr_jax.evaluate.classifier import embed_texts
 from rr_jax.evaluate.degenerate import flag
 from rr_jax.generation.features import last_hidden
 from rr_jax.generation.likelihood import response_nll
@@ -23,14 +22,17 @@ from rr_jax.random import derive_seed
 from rr_jax.reveal.arms import Arm
 from rr_jax.reveal.candidates import Candidates
 from rr_jax.reveal.config import RewardConfig
-from rr_jax.reveal.reward import RewardParts, cosine_kernel, ngram_kernel, reward
+from rr_jax.reveal.kernels import KERNELS, Beside
+from rr_jax.reveal.reward import RewardParts, reward
+from rr_jax.reveal.scorers import Relevance
 from rr_jax.tasks.base import Reading, Task
 
 FREE_TEXTS = 32  # of the base model, from which its usual likelihood and mean state are taken
 
 
 class Judged(NamedTuple):
-    """One response: what the task read in it, its relevance, and whether it counts: fluent, not empty or repetitive."""
+    """One response: what the task read in it, its relevance by the scorer, and whether it counts: fluent, not empty or
+    repetitive."""
 
     text: str
     reading: Reading | None
@@ -43,45 +45,41 @@ class Judge:
     """The yardsticks of one round.
 
     Attributes:
-      task: reads and judges.
+      task: reads.
+      relevance: judges what was read.
       lm: the model that is searched.
       base: the model before anything was forgotten; it says what is fluent.
       section: the reward's settings.
-      encoder: of the kernel "encoder".
       usual_nll: nats a token that the least likely of the base model's own free texts costs it.
-      center: [D] mean state of that text in the model that is searched.
+      beside: what the kernel may look at beside the texts.
     """
 
     task: Task
+    relevance: Relevance
     lm: LanguageModel
     base: LanguageModel
     section: RewardConfig
-    encoder: Encoder | None
     usual_nll: float
-    center: np.ndarray
+    beside: Beside
 
     def read(self, arms: Sequence[Arm], texts: Sequence[str]) -> list[Judged]:
         """Each text taken apart and judged; arms[i] is what texts[i] answers.
 
         Raises:
-          ValueError: the task's relevance is outside [0, 1] or not a number.
+          ValueError: a relevance is outside [0, 1] or not a number, or there is not one for each reading.
         """
         fluent = self._fluent(arms, texts)
-        judged = []
-        for arm, text, ok in zip(arms, texts, fluent, strict=True):
-            reading = self.task.read(arm.text, text)
-            relevance = 0.0 if reading is None else float(self.task.relevance(reading))
-            if not 0.0 <= relevance <= 1.0:
-                raise ValueError(f"task {self.task.name}: relevance is {relevance}, expected a number in [0, 1]")
-            judged.append(Judged(text, reading, relevance, ok))
-        return judged
+        readings = [self.task.read(arm.text, text) for arm, text in zip(arms, texts, strict=True)]
+        found = iter(self._relevances([reading for reading in readings if reading is not None]))
+        relevances = [0.0 if reading is None else next(found) for reading in readings]
+        return [Judged(*one) for one in zip(texts, readings, relevances, fluent, strict=True)]
 
     def score(self, judged: Sequence[Judged]) -> RewardParts:
         """The reward of one arm from its judged responses."""
         texts = [one.text for one in judged]
         return reward(
             [one.relevance for one in judged],
-            self._kernel(texts),
+            KERNELS.get(self.section.kernel).matrix(texts, self.beside),
             [one.counts for one in judged],
             diversity_weight=self.section.diversity_weight,
             normalization=self.section.normalization,
@@ -112,6 +110,27 @@ class Judge:
             found[place] = float(value)
         return found
 
+    @property
+    def source(self) -> str:
+        """Returns whose relevance it is, for messages."""
+        return self.section.scorer.source(self.task)
+
+    def _relevances(self, readings: Sequence[Reading]) -> list[float]:
+        """The scorer's numbers, one for each reading."""
+        said = self.relevance(self.task, readings) if readings else []
+        try:
+            found = [float(value) for value in said]
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.source}: relevance is {said!r}, expected a list of numbers in [0, 1]") from None
+        if len(found) != len(readings):
+            raise ValueError(
+                f"{self.source}: found {len(found)} relevances of {len(readings)} readings, expected one each"
+            )
+        wrong = next((value for value in found if not 0.0 <= value <= 1.0), None)
+        if wrong is not None:
+            raise ValueError(f"{self.source}: relevance is {wrong}, expected a number in [0, 1]")
+        return found
+
     def _fluent(self, arms: Sequence[Arm], texts: Sequence[str]) -> list[bool]:
         """Not empty or repetitive, and no more than the margin less likely to the base model than its own free texts.
 
@@ -124,14 +143,6 @@ class Judge:
         limit = self.usual_nll + self.section.fluency_margin
         return [ok and bool(value <= limit) for ok, value in zip(said, nll, strict=True)]
 
-    def _kernel(self, texts: Sequence[str]) -> np.ndarray:
-        if self.section.kernel == "ngram":
-            return ngram_kernel(texts)
-        if self.section.kernel == "hidden":
-            return cosine_kernel(last_hidden(self.lm, [text or " " for text in texts]) - self.center[None, :])
-        assert self.encoder is not None
-        return cosine_kernel(embed_texts(self.encoder, list(texts)))
-
 
 def make_judge(
     task: Task,
@@ -142,10 +153,17 @@ def make_judge(
     *,
     seed: int,
     round_index: int,
+    relevance: Relevance | None = None,
 ) -> Judge:
-    """A judge whose yardsticks are the base model's own free texts after the task's stems."""
+    """A judge whose yardsticks are the base model's own free texts after the task's stems.
+
+    Args:
+      encoder: of a kernel that looks at one.
+      relevance: the section's scorer, if it is loaded already.
+    """
     usual, center = math.inf, np.zeros(lm.config.embed_dim, np.float32)
-    if section.fluency_margin is not None or section.kernel == "hidden":
+    states = KERNELS.get(section.kernel).looks_at == "states"
+    if section.fluency_margin is not None or states:
         stems = [task.stems[i % len(task.stems)] for i in range(FREE_TEXTS)]
         free = generate(
             base,
@@ -157,6 +175,7 @@ def make_judge(
         spoken = [(stem, text) for stem, text in zip(stems, free, strict=True) if text.strip()]
         if spoken:
             usual = float(np.max(response_nll(base, *zip(*spoken, strict=True))))
-            if section.kernel == "hidden":
+            if states:
                 center = np.mean(last_hidden(lm, [text for _, text in spoken]), axis=0)
-    return Judge(task, lm, base, section, encoder, usual, center)
+    relevance = section.scorer.load() if relevance is None else relevance
+    return Judge(task, relevance, lm, base, section, usual, Beside(lm, center, encoder))

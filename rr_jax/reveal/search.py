@@ -81,7 +81,7 @@ def search(
       progress: called with (generations spent, budget).
 
     Raises:
-      ValueError: the task's relevance is wrong, or the same for every response.
+      ValueError: a relevance is wrong, or the same for every response.
     """
     section, samples = config.search, config.reward.samples
     arms = candidates.arms
@@ -146,7 +146,7 @@ def search(
     take(strategy.initial()[:evaluations], "initial")
     if len(relevances) >= LEAST_TO_TELL and len(set(relevances)) == 1 and relevances[0] > 0:
         raise ValueError(
-            f"task {judge.task.name}: relevance is {relevances[0]:g} for each of {len(relevances)} responses to "
+            f"{judge.source}: relevance is {relevances[0]:g} for each of {len(relevances)} responses to "
             f"{len(scored)} arms; a scorer that never varies cannot tell what reveals"
         )
     ended = "budget"

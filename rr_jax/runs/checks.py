@@ -18,6 +18,7 @@ from rr_jax.reveal.candidates import check_vocabulary, instruction_texts
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import plain
 from rr_jax.tasks.base import Task
+from rr_jax.tasks.metrics import check_names, own_names
 
 PLACEHOLDER = "path/to/"  # what the shipped configurations have where a path of the user's is to stand
 
@@ -47,6 +48,7 @@ def check_run(config: RunConfig, task: Task, lm: LanguageModel, proposer: Langua
     build_arms(texts, list(task.stems), config.reveal.arms.soft)
     _check_targets(config, lm)
     check_constraint(config)
+    check_names(task, own_names(task), config.evaluate.metrics)
     shapes = linear_shapes(lm.config)
     adapted = {name: shapes[name] for name in config.release.adapter.targets}
     config.release.orthogonality.check_room(config.release.adapter.rank, config.rounds, adapted)

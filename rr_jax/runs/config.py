@@ -14,6 +14,7 @@ from rr_jax.release.config import ReleaseConfig
 from rr_jax.reveal.config import RevealConfig
 from rr_jax.section import Section, Seed
 from rr_jax.tasks.guards import GUARDS
+from rr_jax.tasks.metrics import METRICS, Measure, names_differ
 from rr_jax.tasks.registry import TASKS
 
 
@@ -27,6 +28,11 @@ class EvaluateConfig(Section):
 
     validation: PositiveInt = 48
     test: PositiveInt = 96
+    # Metrics beside the task's own, of `rr_jax.tasks.metrics.METRICS`: names, or sections with name and their own keys, of
+    # which utility: true counts one within the utility budget.
+    metrics: Annotated[
+        list[Annotated[SerializeAsAny[Measure], plugged(METRICS)]], pydantic.AfterValidator(names_differ)
+    ] = []
     # of the relearning attack; null: release.train.learning_rate. An attacker does not know with what was unlearned, so
     # a comparison of methods of several rates gives one.
     relearning_rate: PositiveFloat | None = None

@@ -9,9 +9,11 @@ from rr_jax.models.decoder import Adapter
 from rr_jax.models.encoders.hub import Encoder
 from rr_jax.models.hub import LanguageModel
 from rr_jax.release.compose import merged_params
+from rr_jax.reveal.scorers import Relevance
 from rr_jax.runs.config import RunConfig
 from rr_jax.tasks.base import Task
 from rr_jax.tasks.guards import GUARDS
+from rr_jax.tasks.metrics import Direction, utility_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +28,17 @@ class Context:
     progress: Callable[[str, int, int], None]  # what, done, of
     proposer: LanguageModel | None = None  # writes the instructions; None: the model itself
     encoder: Encoder | None = None  # of the reward's kernel "encoder"
+    relevance: Relevance | None = None  # the reward's scorer, loaded
 
     @property
     def scale(self) -> float:
         """Returns alpha / rank of every adapter."""
         return self.config.release.adapter.scale
+
+    @property
+    def utility_metrics(self) -> dict[str, Direction]:
+        """Returns what counts within the utility budget, and which way is better."""
+        return utility_of(self.task, self.config.evaluate.metrics)
 
     def model(self, deltas: Adapter | None) -> LanguageModel:
         """Returns W0 + deltas; the base model for None."""

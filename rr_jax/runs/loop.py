@@ -17,6 +17,7 @@ from rr_jax.data.sources import text_hash
 from rr_jax.models.decoder import Adapter
 from rr_jax.models.encoders.hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
+from rr_jax.reveal.scorers import Relevance
 from rr_jax.runs.checkpoint import Checkpoints, stage_number
 from rr_jax.runs.checks import check_paths, check_retain, check_run
 from rr_jax.runs.config import RunConfig
@@ -121,12 +122,13 @@ def open_run(
     lm = load_model(config, progress) if lm is None else lm
     given = task is not None
     task = make_task(config.task, lm.tokenizer, config.seed, task)
-    proposer, encoder = load_helpers(config, task)
+    proposer, encoder, relevance = load_helpers(config, task)
     check_run(config, task, lm, proposer)
     retain = task.retain_examples(config.release.retain.examples, config.seed)
     check_retain(config, task, retain)
     data = {"retain": retain}
-    context = Context(config, task, lm, folder, lambda *line: None, progress or _silent, proposer, encoder)
+    note = progress or _silent
+    context = Context(config, task, lm, folder, lambda *line: None, note, proposer, encoder, relevance)
     if not config.release.source.reveals:
         data["forget"] = forget_examples(context, 1, [])
     start_folder(folder, config, {name: text_hash([e.prompt + e.response for e in data[name]]) for name in data})
@@ -144,8 +146,8 @@ def _silent(what: str, done: int, of: int) -> None:
     """Shows no progress."""
 
 
-def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, Encoder | None]:
-    """The proposer and the sentence encoder that the reveal stage asks for, if any.
+def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, Encoder | None, Relevance]:
+    """The proposer and the sentence encoder that the reveal stage asks for, if any, and its scorer.
 
     Raises:
       ValueError: one cannot be loaded, or the run's end depends on a recall that the task cannot tell.
@@ -158,7 +160,8 @@ def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, E
         proposer = load(reveal.arms.proposer, dtype=config.dtype, chat=config.chat)
         if proposer.tokenizer is None:
             raise ValueError(f"reveal.arms.proposer: {reveal.arms.proposer} has no tokenizer, which a proposer needs")
-    return proposer, None if reveal.reward.encoder is None else load_encoder(reveal.reward.encoder)
+    encoder = None if reveal.reward.encoder is None else load_encoder(reveal.reward.encoder)
+    return proposer, encoder, reveal.reward.scorer.load()
 
 
 def load_round(

@@ -189,6 +189,8 @@ class RunSummary(File):
     """What a run found, so far or to its end.
 
     Attributes:
+      utility_metrics, added_metrics: what counts within the utility budget, and what else was asked for beside the task's
+        own metrics, with which way is better.
       base, base_validation: metrics of the base model on test and validation data; empty for a run until reveal.
       selected_round: that of the lowest forget metric on validation data, 0 for the base model.
       residual: recall of a last search that disclosed too little to train on.
@@ -204,6 +206,7 @@ class RunSummary(File):
     guard: str | None = None
     forget_metric: str
     utility_metrics: dict[str, Literal["higher", "lower"]]
+    added_metrics: dict[str, Literal["higher", "lower"]] = Field(default_factory=dict)
     rule: str
     selection_rule: str
     base: Metrics
@@ -226,8 +229,8 @@ class RunSummary(File):
 
     @property
     def shown_metrics(self) -> tuple[str, ...]:
-        """The forget metric and then the utility metrics."""
-        return (self.forget_metric, *self.utility_metrics)
+        """The forget metric, then the utility metrics, and what else was asked for."""
+        return (self.forget_metric, *self.utility_metrics, *self.added_metrics)
 
 
 class Relearning(Record):

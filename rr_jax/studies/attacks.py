@@ -234,13 +234,14 @@ def _continue_training(
 def _quantize(config: RunConfig, task: Task, models: Models, note: Progress) -> dict[str, dict[str, Metrics]]:
     """All metrics by model and bits."""
     found: dict[str, dict[str, Metrics]] = {name: {} for name in models}
-    of, size = len(models) * len(GROUPS), config.evaluate.test
+    of, section, base = len(models) * len(GROUPS), config.evaluate, models["base"].lm
     for index, (bits, group) in enumerate(GROUPS.items()):
         quantize = jax.jit(partial(quantize_params, bits=bits, group=group))
         for offset, (name, generator) in enumerate(models.items()):
             note("attack: rounded weights", index * len(models) + offset, of)
             lm = dataclasses.replace(generator.lm, params=quantize(generator.params))
             rounded = dataclasses.replace(generator, lm=lm)
-            found[name][str(bits)] = evaluate_task(task, rounded, "test", size, base=models["base"].lm).metrics
+            result = evaluate_task(task, rounded, "test", section.test, base=base, metrics=section.metrics)
+            found[name][str(bits)] = result.metrics
     note("attack: rounded weights", of, of)
     return found

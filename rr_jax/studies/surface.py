@@ -216,12 +216,16 @@ def _describe(composed: Stage, retain: Adapter | None) -> str | None:
 def _metrics(
     context: Context, number: int, generators: Sequence[Generator], lines: int
 ) -> dict[str, list[list[float]]]:
-    """The forget, utility and degenerate metrics of F x T models, {metric: [F, T]} with F `lines`, on validation data."""
-    task, count = context.task, context.config.evaluate.validation
-    names = (task.forget_metric, *task.utility_metrics, task.degenerate_metric)
+    """The forget, utility and degenerate metrics of F x T models and those of `evaluate.metrics`, {metric: [F, T]} with F
+    `lines`, on validation data."""
+    task, count, added = context.task, context.config.evaluate.validation, context.config.evaluate.metrics
+    names = dict.fromkeys(
+        (task.forget_metric, *context.utility_metrics, task.degenerate_metric, *(m.name for m in added))
+    )
     measured = []
     for index, generator in enumerate(generators):
         context.progress(f"round {number}: metrics on validation data", index, len(generators))
-        measured.append(evaluate_task(task, generator, "validation", count, base=context.base).metrics)
+        result = evaluate_task(task, generator, "validation", count, base=context.base, metrics=added)
+        measured.append(result.metrics)
     context.progress(f"round {number}: metrics on validation data", len(generators), len(generators))
     return {name: np.reshape([metrics[name].value for metrics in measured], (lines, -1)).tolist() for name in names}

@@ -198,14 +198,16 @@ class Task(abc.ABC):
         """
 
 
-def retention(task: Task, metrics: Mapping[str, Metric], base: Mapping[str, Metric]) -> dict[str, Metric]:
+def retention(
+    utility: Mapping[str, Literal["higher", "lower"]], metrics: Mapping[str, Metric], base: Mapping[str, Metric]
+) -> dict[str, Metric]:
     """Returns the share of its base value that each utility metric keeps; 1 is unchanged, more is better than before.
 
     For metrics where lower is better (perplexity) it is base / value. A metric that was 0 keeps everything. The standard
     error takes both models' answers as independent, so it is too large rather than too small.
     """
     kept = {}
-    for name, direction in task.utility_metrics.items():
+    for name, direction in utility.items():
         value, before = metrics[name], base[name]
         top, bottom = (value, before) if direction == "higher" else (before, value)
         kept[name] = quotient_of(top, bottom) if bottom.value > 0 else Metric(1.0, min(top.n, bottom.n))

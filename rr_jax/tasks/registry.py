@@ -5,25 +5,11 @@ Knows what a task must have; never what any task is about.
 
 from typing import Any
 
-from rr_jax.registry import Registry
+from rr_jax.registry import Registry, subclass_of
 from rr_jax.tasks.base import Task
 from rr_jax.tasks.given import GivenSection, given_section
 
 ATTRIBUTES = ("name", "forget_metric", "utility_metrics", "instructions")  # that have no default
-
-
-def _task_class(found: Any) -> type[Task]:
-    """Returns what was found if it is a whole subclass of `Task`.
-
-    Raises:
-      ValueError: it is something else, or lacks a method.
-    """
-    if not (isinstance(found, type) and issubclass(found, Task)):
-        raise ValueError(f"found {found!r}, expected a subclass of rr_jax.tasks.base.Task")
-    lacking = sorted(found.__abstractmethods__)
-    if lacking:
-        raise ValueError(f"{found.__name__} lacks {', '.join(lacking)}, which every task has")
-    return found
 
 
 TASKS: Registry[type[Task]] = Registry(
@@ -34,7 +20,7 @@ TASKS: Registry[type[Task]] = Registry(
         "testbed/code": "rr_jax.tasks.testbed.code:CodeTask",
         "custom": "rr_jax.tasks.custom:KeywordTask",
     },
-    adapt=_task_class,
+    adapt=subclass_of(Task, "task"),
 )
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
@@ -10,9 +11,11 @@ import rr_jax
 from rr_jax import cli
 from rr_jax.runs.config_file import load_config, parse_config
 from rr_jax.runs.loop import load_round, run
+from rr_jax.runs.results import RunSummary
 from rr_jax.section import Section
 from rr_jax.studies.attacks import attack
 from rr_jax.studies.surface import draw_surface
+from rr_jax.studies.sweeps.rows import metrics_of
 from rr_jax.tasks.base import Evaluation, Task
 from rr_jax.tasks.registry import TASKS, make_task
 from tests import tiny
@@ -59,20 +62,63 @@ class Letters(Task):
         return Evaluation({"letter_rate": rate, "length": length, "degenerate_share": degenerate}, samples)
 """
 
+WORDS = """
+from rr_jax.evaluate.metric import mean_of
+from rr_jax.tasks.metrics import Measure
+
+
+class Words(Measure):
+    name: str = "words"
+    prompt: str = "a b c"
+    better = "higher"
+
+    def measure(self, generator, task, split, count, *, base):
+        texts = generator([f"{self.prompt} {split} {i}" for i in range(count)], max_new_tokens=4)
+        return mean_of([1 + len(text.split()) for text in texts])
+"""
+
+JUDGING = """
+import numpy as np
+from rr_jax.reveal.scorers import Scorer
+
+
+class Share(Scorer):
+    name: str = "share"
+    letters: str
+
+    def relevance(self, task, readings):
+        return [np.mean([letter in self.letters for letter in one.response]) for one in readings]
+
+
+def same_length(texts):
+    lengths = np.array([len(text) for text in texts])
+    return (lengths[:, None] == lengths[None, :]).astype(np.float32)
+"""
+ENTRY_POINTS = """
+[rr_jax.plugins]
+task.letters = stranger_letters:Letters
+metric.words = stranger_words:Words
+scorer.share = stranger_judging:Share
+kernel.same_length = stranger_judging:same_length
+"""
+
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory):
-    """A package with a task of about 20 lines, installed in a folder of its own."""
+    """A package with a task of about 20 lines, and a metric, a scorer and a kernel of ten; in a folder of its own."""
     place = tmp_path_factory.mktemp("installed")
-    (place / "stranger_letters.py").write_text(LETTERS)
+    modules = {"stranger_letters": LETTERS, "stranger_words": WORDS, "stranger_judging": JUDGING}
+    for name, text in modules.items():
+        (place / f"{name}.py").write_text(text)
     info = place / "stranger_letters-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger-letters\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[rr_jax.plugins]\ntask.letters = stranger_letters:Letters\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
         yield place
-    sys.modules.pop("stranger_letters", None)
+    for name in modules:
+        sys.modules.pop(name, None)
 
 
 def command(capsys, *arguments):
@@ -81,24 +127,53 @@ def command(capsys, *arguments):
     return capsys.readouterr().out
 
 
-def test_a_task_from_outside_goes_through_every_command(stranger, folder, tmp_path, capsys):
-    sizes = {"validation": 4, "test": 4}
+def written_by(config):
+    """The names of the metrics that a configuration adds."""
+    return [one["name"] for one in config["evaluate"]["metrics"]]
+
+
+def test_what_comes_from_outside_goes_through_every_command(stranger, folder, tmp_path, capsys):
+    added = {"name": "stranger_words:Words", "prompt": "c"}
+    sizes = {"validation": 3, "test": 4, "metrics": [{"name": "words", "utility": True}, added]}
     task = {"name": "letters", "letters": "abcdefghijklmnop"}
     tree = tiny.run_config(tmp_path / "run", folder, rounds=1, task=task, evaluate=sizes)
+    scorer = {"name": "share", "letters": task["letters"]}
+    tree["reveal"]["reward"] |= {"scorer": scorer, "kernel": "same_length"}
+    tree["reveal"]["collect"] |= {"threshold": 0.1}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
-    assert "forget: letter_rate" in command(capsys, "run", tmp_path / "config.yaml")
+    said = command(capsys, "run", tmp_path / "config.yaml")
+    assert all(mark in said for mark in ("forget: letter_rate", "keep:   words ", "also:   stranger_words:Words "))
     out = tmp_path / "run"
-    assert yaml.safe_load((out / "config.yaml").read_text())["task"] == task
-    assert json.loads((out / "summary.json").read_text())["task"] == "letters"
-    assert "letter_rate" in command(capsys, "eval", out, "--round", 1)
+    written = yaml.safe_load((out / "config.yaml").read_text())
+    assert written["task"] == task and written["reveal"]["reward"]["scorer"] == scorer
+    revealed = [json.loads(line) for line in (out / "revealed" / "round_01.jsonl").read_text().splitlines()]
+    for one in revealed:  # the task itself says 0 or 1
+        assert one["relevance"] == np.mean([letter in task["letters"] for letter in one["response"]])
+    assert any(0 < one["relevance"] < 1 for one in revealed)
+    assert written["evaluate"]["metrics"][1] == {"name": "stranger_words:Words", "utility": False, "prompt": "c"}
+    summary = RunSummary.read(out)
+    assert (summary.task, summary.utility_metrics) == ("letters", {"length": "higher", "words": "higher"})
+    assert summary.added_metrics == {"stranger_words:Words": "higher"}
+    (result,) = summary.rounds
+    for metrics, n in ((summary.base, 4), (summary.base_validation, 3), (result.validation, 3), (result.metrics, 4)):
+        assert all(metrics[name].n == n and metrics[name].stderr is not None for name in written_by(written))
+    for kept in (result.retention, *(point.retention for point in result.trade_off)):
+        assert kept.keys() == {"length", "words"}
+    assert result.retention["words"] == result.metrics["words"].value / summary.base["words"].value
+    assert {"base/words", "test/words", "test/stranger_words:Words"} <= metrics_of(summary).keys()
+    said = [line.split() for line in command(capsys, "eval", out, "--round", 1).splitlines()]
+    assert {line[0]: line[2] for line in said} == {"metric": "n"} | dict.fromkeys(result.metrics, "4")
     assert "relearned" in command(capsys, "eval", out, "--round", 1, "--attacks")
     assert "after: " in command(capsys, "generate", out, "--round", 1, "--prompt", "ab", "--max-new-tokens", 3)
     assert "written to" in command(capsys, "export", out, tmp_path / "merged", "--round", 1)
     grids = ("--forget", "0,0.2", "--retain", "0", "--metrics")
     assert "2 x 1 points" in command(capsys, "surface", out, "--round", 1, *grids)
-    assert "letter_rate" in json.loads((out / "surface.json").read_text())["metrics"]["values"]
+    drawn = json.loads((out / "surface.json").read_text())["metrics"]["values"]
+    assert {"letter_rate", *written_by(written)} <= drawn.keys()
     command(capsys, "report", out)
-    assert "Forget: the letters abcdefghijklmnop <" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Forget: the letters abcdefghijklmnop <" in page and "<td>words \u2191<" in page
+    assert "asked for beside the task&#39;s own" in page and "<td>stranger_words:Words \u2191<" in page
 
     sweep = {"base": "config.yaml", "out": str(tmp_path / "sweep"), "seeds": [0, 1], "axes": {}}
     sweep["axes"] = {"letters": {"fewer": {"task.letters": "abcdefghijklmno"}}}

@@ -6,12 +6,14 @@ alone, because one forward pass serves all. Nothing here opens a file.
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 from rr_jax.models.encoders.encoder import EncoderConfig, param_specs
 from rr_jax.models.families import common
 from rr_jax.models.families.common import refuse
 from rr_jax.models.families.tensors import Tensor, linear, norm, present_tensors
+from rr_jax.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +58,15 @@ _BERT_BODY = (
     *linear("encoder.layer.{}.output.dense", "down"),
     *norm("encoder.layer.{}.output.LayerNorm", "mlp_norm"),
 )
-_BERT = Family("Bert", "bert", (*_BERT_BODY, *linear("pooler.dense", "dense"), *linear("classifier", "head")))
-_ROBERTA = Family(
+BERT = Family("Bert", "bert", (*_BERT_BODY, *linear("pooler.dense", "dense"), *linear("classifier", "head")))
+ROBERTA = Family(
     "Roberta",
     "roberta",
     (*_BERT_BODY, *linear("classifier.dense", "dense"), *linear("classifier.out_proj", "head")),
     padded_positions=True,
 )
-_DISTILBERT = Family(
+XLM_ROBERTA = dataclasses.replace(ROBERTA, classes="XLMRoberta")
+DISTILBERT = Family(
     "DistilBert",
     "distilbert",
     (
@@ -84,12 +87,13 @@ _DISTILBERT = Family(
     norm_eps=1e-12,
     head_activation="relu",
 )
-FAMILIES: dict[str, Family] = {  # by model_type
-    "bert": _BERT,
-    "roberta": _ROBERTA,
-    "xlm-roberta": dataclasses.replace(_ROBERTA, classes="XLMRoberta"),
-    "distilbert": _DISTILBERT,
-}
+_NAMES = {"bert": "BERT", "roberta": "ROBERTA", "xlm-roberta": "XLM_ROBERTA", "distilbert": "DISTILBERT"}
+FAMILIES: Registry[Family] = Registry(  # by model_type
+    "encoder_family",
+    {model_type: f"{__name__}:{name}" for model_type, name in _NAMES.items()},
+    [field.name for field in dataclasses.fields(Family)],
+    paths=False,
+)
 
 # The labels of the Jigsaw 2018 competition in the names that Detoxify gives them, so that all its models agree.
 _DETOXIFY_NAMES = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
@@ -114,9 +118,9 @@ def config_from_hf(hf: dict[str, Any]) -> EncoderConfig:
       ValueError: the model type or architecture is not supported (listing those that are), or a field is not.
     """
     model_type = str(hf.get("model_type"))
-    if model_type not in FAMILIES:
-        refuse("model_type", hf.get("model_type"), ", ".join(FAMILIES))
-    family = FAMILIES[model_type]
+    if model_type not in FAMILIES.names():
+        refuse("model_type", hf.get("model_type"), FAMILIES.expected())
+    family = FAMILIES.get(model_type)
     fields = _read_fields(hf, family)
     labels = _labels(hf, family, fields)
     return EncoderConfig(
@@ -134,18 +138,23 @@ def config_from_hf(hf: dict[str, Any]) -> EncoderConfig:
 
 
 def model_tensors(config: EncoderConfig) -> list[Tensor]:
-    """Returns the tensors that an encoder of this config has, by their plain names (see `plain_name`)."""
-    return present_tensors(FAMILIES[config.family].tensors, param_specs(config))
+    """Returns the tensors that an encoder of this config has, by their plain names (see `plain_names`)."""
+    return present_tensors(FAMILIES.get(config.family).tensors, param_specs(config))
 
 
-def plain_name(name: str, config: EncoderConfig) -> str:
-    """Returns a weight's name without what differs between files of the same model.
+def plain_names(config: EncoderConfig) -> Callable[[str], str]:
+    """Returns a function from a weight's name to the same without what differs between files of the same model.
 
     That is the prefix of a training framework ("model." in checkpoints of Detoxify's trainer), the prefix of the
     encoder within a classifier ("bert."), and "gamma" and "beta" in norms of the first BERT release.
     """
-    name = re.sub(rf"^((model|module)\.)*({FAMILIES[config.family].prefix}\.)?", "", name)
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    prefixes = re.compile(rf"^((model|module)\.)*({FAMILIES.get(config.family).prefix}\.)?")
+
+    def plain(name: str) -> str:
+        name = prefixes.sub("", name)
+        return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+    return plain
 
 
 def is_unused(plain: str, config: EncoderConfig) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rr_jax.models import hub, weights
 from rr_jax.models.encoders.encoder import EncoderConfig, param_specs
-from rr_jax.models.encoders.families import config_from_hf, is_unused, model_tensors, plain_name
+from rr_jax.models.encoders.families import config_from_hf, is_unused, model_tensors, plain_names
 from rr_jax.models.reading import Layout, Shardings, read_params
 from rr_jax.models.spec import Params
 
@@ -111,6 +111,6 @@ def _layout(config: EncoderConfig) -> Layout:
         specs=param_specs(config),
         tensors=model_tensors(config),
         head_dim=config.embed_dim // config.num_heads,
-        plain_name=lambda name: plain_name(name, config),
+        plain_name=plain_names(config),
         unused=lambda plain: is_unused(plain, config),
     )

@@ -134,7 +134,7 @@ def _measured(
 ) -> Outcome:
     task, model = context.task, context.model(composed.arrays["deltas"])  # merged once
     metrics, _ = measure(context, model, "validation", note)
-    kept = retention(task, metrics, base_metrics)
+    kept = retention(context.utility_metrics, metrics, base_metrics)
 
     def added(name: str | None) -> Metric:
         return Metric(0.0, 0) if name is None else difference_of(metrics[name], base_metrics[name])

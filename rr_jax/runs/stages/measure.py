@@ -20,7 +20,8 @@ def measure(context: Context, model: LanguageModel, split: Split, note: str) -> 
     size = context.config.evaluate.test if split == "test" else context.config.evaluate.validation
     context.progress(f"{note}: measuring on {split} data", 0, 1)
     generator = context.answering(model)
-    result = evaluate_task(context.task, generator, split, size, base=context.base)
+    metrics = context.config.evaluate.metrics
+    result = evaluate_task(context.task, generator, split, size, base=context.base, metrics=metrics)
     context.progress(f"{note}: measuring on {split} data", 1, 1)
     return result.metrics | generator.cost(), result.samples
 
@@ -39,5 +40,5 @@ def measure_stage(
     forget = forget_rows(context, round_index, revealed)
     loss = {"training_prompt_subtracted": nll_metric(model.params, forget, context.base.config)}
     context.log(round_index, "measure", 0, values_of(metrics))
-    kept = retention(context.task, metrics, base_metrics)
+    kept = retention(context.utility_metrics, metrics, base_metrics)
     return Stage({}, {"metrics": to_plain(metrics), "retention": to_plain(kept), "loss": to_plain(loss)})

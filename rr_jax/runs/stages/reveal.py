@@ -19,7 +19,16 @@ def reveal_stage(context: Context, round_index: int, deltas: Adapter | None) -> 
     config, task, seed = context.config.reveal, context.task, context.config.seed
     model = context.model(deltas)
     candidates = make_candidates(model, task, config.arms, seed, round_index, context.proposer)
-    judge = make_judge(task, model, context.base, config.reward, context.encoder, seed=seed, round_index=round_index)
+    judge = make_judge(
+        task,
+        model,
+        context.base,
+        config.reward,
+        context.encoder,
+        seed=seed,
+        round_index=round_index,
+        relevance=context.relevance,
+    )
     memory = context.folder / f"search_{round_index:02d}.partial.jsonl"  # scores and indices, never text
     known = read_lines(memory)
     found = search(

@@ -304,9 +304,9 @@ def test_stray_metadata_is_harmless():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (hf(model_type="albert"), "model_type is 'albert', supported: bert, roberta, xlm-roberta, distilbert"),
+        (hf(model_type="albert"), "model_type is 'albert', supported: bert, distilbert, roberta, xlm-roberta"),
         (hf(model_type=["bert"]), r"model_type is \['bert'\], supported: bert"),
-        (hf(model_type=None), "model_type is None, supported: bert, roberta"),
+        (hf(model_type=None), "model_type is None, supported: bert, distilbert"),
         (
             hf(kind="ForTokenClassification"),
             r"\['BertForTokenClassification'\], supported: BertForSequenceClassification, BertModel, BertForMaskedLM",
