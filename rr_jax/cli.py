@@ -321,12 +321,17 @@ def surface(
     """Draws the loss over both strengths, on revealed rows and on validation texts: surface.json and surface.svg."""
     from rr_jax.studies.surface import draw_surface
 
-    eta_forget, eta_retain = _numbers("--forget", forget), _numbers("--retain", retain)
+    forget_strength, retain_strength = _numbers("--forget", forget), _numbers("--retain", retain)
     with _Display() as display:
         found = draw_surface(
-            folder, round_index, eta_forget=eta_forget, eta_retain=eta_retain, metrics=metrics, progress=display
+            folder,
+            round_index,
+            forget_strength=forget_strength,
+            retain_strength=retain_strength,
+            metrics=metrics,
+            progress=display,
         )
-    points = f"{len(found.eta_forget)} x {len(found.eta_retain)} points"
+    points = f"{len(found.forget_strength)} x {len(found.retain_strength)} points"
     console.print(f"round {found.round_index} of {folder}, {points}: surface.json and surface.svg are in {folder}")
     if found.retain_adapter is None:
         console.print("no retain adapter was added in that round: the surface has one axis")

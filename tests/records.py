@@ -23,11 +23,11 @@ def arm(**changes):
     return ArmScore(**plain | changes)
 
 
-def point(eta_forget, forget, utility=0.95, *, stderr=0.0, retain_nll=1.2, **changes):
+def point(forget_strength, forget, utility=0.95, *, stderr=0.0, retain_nll=1.2, **changes):
     """A point of the grid; what it keeps at worst is the metric u."""
-    plain = {"eta_retain": 1.0, "degenerate": metric(0.0), "off_task": metric(0.0), "within_budget": True}
+    plain = {"retain_strength": 1.0, "degenerate": metric(0.0), "off_task": metric(0.0), "within_budget": True}
     return GridPoint(
-        eta_forget=eta_forget,
+        forget_strength=forget_strength,
         forget=metric(forget, stderr),
         retain_nll=metric(retain_nll),
         retention=metrics(u=utility),
@@ -38,8 +38,8 @@ def point(eta_forget, forget, utility=0.95, *, stderr=0.0, retain_nll=1.2, **cha
 def round_result(round_index=1, **changes):
     """A round that was accepted and measured, of a task with the metrics f and u."""
     plain = {
-        "eta_forget": 0.4,
-        "eta_retain": 1.0,
+        "forget_strength": 0.4,
+        "retain_strength": 1.0,
         "accepted": True,
         "revealed": 12,
         "metrics": metrics(f=0.1, u=0.76, degenerate=0.02),

@@ -45,7 +45,12 @@ BAD = [
     ("unknown key", {"rond": 1}, [], "unknown key 'rond'; did you mean 'round"),
     ("unknown nested key", {}, ["release.lerning=1"], "unknown key 'release.lerning'"),
     ("wrong type", {}, ["seed=first"], "seed: found 'first', input should be a valid integer"),
-    ("no strength", {}, ["release.eta.forget=[]"], "release.eta.forget: found [], list should have at least 1 item"),
+    (
+        "no strength",
+        {},
+        ["release.strength.forget=[]"],
+        "release.strength.forget: found [], list should have at least 1 item",
+    ),
     ("no target", {}, ["release.adapter.targets=[]"], "release.adapter.targets: found [], list should have at least 1"),
     ("no file of arms", {}, ["reveal.arms.texts=no.txt"], "reveal.arms.texts: no.txt cannot be read"),
     ("missing model", {"model": "no/such/model"}, [], "there is no folder no/such/model"),

@@ -160,7 +160,7 @@ def run_config(out: object, model_folder: object, **changes: object) -> dict[str
             "adapter": {"rank": 2, "alpha": 4.0},
             "train": train,
             "retain": {"place": "joint+repair", "examples": 4, "repair": train},
-            "eta": {"forget": [0.2, 0.4], "utility_budget": 0.0, "degenerate_budget": 1.0},
+            "strength": {"forget": [0.2, 0.4], "utility_budget": 0.0, "degenerate_budget": 1.0},
         },
         **changes,
     }

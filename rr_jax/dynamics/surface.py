@@ -34,14 +34,14 @@ def loss_surface(
     *,
     forget: Adapter,
     retain: Adapter | None,
-    eta_forget: Sequence[float],
-    eta_retain: Sequence[float],
+    forget_strength: Sequence[float],
+    retain_strength: Sequence[float],
     before: Adapter | None = None,
     strategy: str = "vmap",
     batch_size: int = 8,
 ) -> dict[str, Float[np.ndarray, "F T"]]:
-    """Computes the mean NLL of rows under `params + before + eta_forget * forget + eta_retain * retain`, {name: [F, T]}
-    in nats.
+    """Computes the mean NLL of rows, {name: [F, T]} in nats, under the weights
+    `params + before + forget_strength * forget + retain_strength * retain`.
 
     It compiles once for a number of points, of batches and the shapes of the factors, whatever the strengths.
 
@@ -50,7 +50,7 @@ def loss_surface(
       rows: name -> packed rows.
       config: of the model.
       forget, retain: what is added at strength 1, sign and alpha / rank included; retain may be None.
-      eta_forget, eta_retain: growing strengths with 0 among them; of no retain adapter [0].
+      forget_strength, retain_strength: growing strengths with 0 among them; of no retain adapter [0].
       before: what is added at every point, such as the deltas of earlier rounds.
       strategy: how points are computed, "vmap" (all at once, for accelerators) or "map" (one after the other, for CPU).
       batch_size: B, rows of a forward pass; with "vmap" P times as many.
@@ -58,11 +58,13 @@ def loss_surface(
     Raises:
       ValueError: a grid that is not as described, or rows in which no token has a weight.
     """
-    check_grid("eta_forget", eta_forget)
-    check_grid("eta_retain", eta_retain)
-    if retain is None and list(eta_retain) != NO_RETAIN:
-        raise ValueError(f"eta_retain is {_text(eta_retain)}, but there is no retain adapter: expected 0 alone")
-    points = np.array(list(itertools.product(eta_forget, eta_retain)), np.float32)  # [P, 2]
+    check_grid("forget_strength", forget_strength)
+    check_grid("retain_strength", retain_strength)
+    if retain is None and list(retain_strength) != NO_RETAIN:
+        raise ValueError(
+            f"retain_strength is {_text(retain_strength)}, but there is no retain adapter: expected 0 alone"
+        )
+    points = np.array(list(itertools.product(forget_strength, retain_strength)), np.float32)  # [P, 2]
     batches = {name: _batches(packed, batch_size) for name, packed in rows.items()}
     sums = jax.device_get(point_sums(params, before, forget, retain, points, batches, config, strategy=strategy))
     surface = {}
@@ -71,7 +73,7 @@ def loss_surface(
         if not np.all(weight > 0.0):
             raise ValueError(f"the {len(rows[name].tokens)} {name} rows have no weighted token, expected at least one")
         mean = np.asarray(totals, np.float64).sum(1) / weight
-        surface[name] = mean.reshape(len(eta_forget), len(eta_retain))
+        surface[name] = mean.reshape(len(forget_strength), len(retain_strength))
     return surface
 
 

@@ -21,8 +21,8 @@ from rr_jax.generation.sampling import Sampling
 from rr_jax.generation.text import Decode
 from rr_jax.lora.algebra import at_strengths
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.hub import LanguageModel
+from rr_jax.models.spec import Adapter, Params
 
 
 def generators_at(

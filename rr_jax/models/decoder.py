@@ -327,9 +327,7 @@ def _linear(
 __all__ = [
     "AFTER_LAYER",
     "SOFT_TOKEN",
-    "Adapter",
     "Cache",
-    "Params",
     "decode_step",
     "forward",
     "hidden_states",

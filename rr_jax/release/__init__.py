@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from rr_jax.lazy import names_of
 
 if TYPE_CHECKING:
-    from rr_jax.release.compose import Point, choose_eta, merged_params, next_strength
-    from rr_jax.release.config import EtaConfig, ReleaseConfig, RetainConfig
+    from rr_jax.release.compose import Point, choose_strength, merged_params, next_strength
+    from rr_jax.release.config import ReleaseConfig, RetainConfig, StrengthConfig
     from rr_jax.release.data import FORGET_DATA
     from rr_jax.release.objectives.base import Objective
     from rr_jax.release.pairing import training_examples
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 __all__ = [
     "FORGET_DATA",
     "PLACES",
-    "EtaConfig",
     "Objective",
     "Place",
     "Point",
     "ReleaseConfig",
     "RetainConfig",
-    "choose_eta",
+    "StrengthConfig",
+    "choose_strength",
     "merged_params",
     "next_strength",
     "training_examples",

@@ -11,10 +11,10 @@ import jax
 
 from rr_jax.evaluate.metric import Metric
 from rr_jax.lora.adapter import merge_adapter
-from rr_jax.models.decoder import Adapter, Params
-from rr_jax.release.config import EtaConfig
+from rr_jax.models.spec import Adapter, Params
+from rr_jax.release.config import StrengthConfig
 
-RULES = {  # of `EtaConfig.rule`, in words
+RULES = {  # of `StrengthConfig.rule`, in words
     "most_forgetting_within_budget": "lowest forget metric on validation data within the utility and degenerate budgets",
     "least_interference_at_target": "least loss on held-out texts to keep, among the strengths within the utility and "
     "degenerate budgets that bring the forget metric on validation data down to the target",
@@ -25,8 +25,8 @@ class Point(NamedTuple):
     """One pair of strengths of the grid, measured on validation data.
 
     Attributes:
-      eta_forget: strength of the subtraction.
-      eta_retain: strength of the retain adapter; 0 where none is added.
+      forget_strength: strength of the subtraction.
+      retain_strength: strength of the retain adapter; 0 where none is added.
       forget: the forget metric.
       degenerate: share of empty or repetitive outputs added to the base model's.
       off_task: share of outputs that answer something else than what was asked, added to the base model's.
@@ -34,8 +34,8 @@ class Point(NamedTuple):
       retention: share of the base's value that each utility metric keeps.
     """
 
-    eta_forget: float
-    eta_retain: float
+    forget_strength: float
+    retain_strength: float
     forget: Metric
     degenerate: Metric
     off_task: Metric
@@ -47,21 +47,23 @@ class Point(NamedTuple):
         """Returns the worst retention; 1 without utility metrics."""
         return min((kept.value for kept in self.retention.values()), default=1.0)
 
-    def within(self, section: EtaConfig) -> bool:
+    def within(self, section: StrengthConfig) -> bool:
         """Returns whether it keeps enough, says something, and answers what was asked."""
         silent = self.degenerate.value > section.degenerate_budget
         elsewhere = self.off_task.value > section.off_task_budget
         return self.utility >= section.utility_budget and not silent and not elsewhere
 
 
-def choose_eta(points: Sequence[Point], section: EtaConfig, base_forget: float) -> tuple[Point | None, str | None]:
+def choose_strength(
+    points: Sequence[Point], section: StrengthConfig, base_forget: float
+) -> tuple[Point | None, str | None]:
     """Returns the point that `section.rule` picks of those within both budgets, and why the rule was not the one asked for.
 
     "most_forgetting_within_budget" takes the lowest forget metric. Of equals it takes the one with most margin on both
     sides: as far as possible from a strength that forgets less below it, and from one outside the budgets above it; of
     those the smaller, and then the least loss on texts to keep. "least_interference_at_target" takes the least loss on
     texts to keep among the points whose forget metric is at most `section.target` times the base model's, of equals the
-    smallest eta_forget; where there is no such point the other rule decides, and the reason is returned.
+    smallest forget_strength; where there is no such point the other rule decides, and the reason is returned.
 
     Args:
       points: of the grid, measured on validation data.
@@ -78,7 +80,7 @@ def choose_eta(points: Sequence[Point], section: EtaConfig, base_forget: float) 
     if section.rule == "least_interference_at_target":
         reached = [point for point in allowed if point.forget.value <= section.target * base_forget]
         if reached:
-            return min(reached, key=lambda point: (point.retain_nll.value, point.eta_forget)), None
+            return min(reached, key=lambda point: (point.retain_nll.value, point.forget_strength)), None
         reason = (
             f"no strength within the budgets brought the forget metric to {section.target:g} of the base model's "
             f"{base_forget:.3f}: the most forgetting within the budgets was chosen instead"
@@ -87,25 +89,25 @@ def choose_eta(points: Sequence[Point], section: EtaConfig, base_forget: float) 
     best = [point for point in allowed if point.forget.value == lowest]
     margins = [-_margin(point, best, points) for point in best]
     return min(
-        zip(margins, best, strict=True), key=lambda pair: (pair[0], pair[1].eta_forget, pair[1].retain_nll.value)
+        zip(margins, best, strict=True), key=lambda pair: (pair[0], pair[1].forget_strength, pair[1].retain_nll.value)
     )[1], reason
 
 
 def _margin(point: Point, best: Sequence[Point], points: Sequence[Point]) -> float:
-    """Distance in eta_forget to the nearest strength, of the same eta_retain, that is none of the best.
+    """Distance in forget_strength to the nearest strength, of the same retain_strength, that is none of the best.
 
     Strength 0, which forgets nothing, is one of those; above the largest strength measured nothing is known, so that one
     has no margin.
     """
-    good = {one.eta_forget for one in best if one.eta_retain == point.eta_retain}
-    measured = {one.eta_forget for one in points if one.eta_retain == point.eta_retain}
+    good = {one.forget_strength for one in best if one.retain_strength == point.retain_strength}
+    measured = {one.forget_strength for one in points if one.retain_strength == point.retain_strength}
     others = (measured | {0.0}) - good
-    below = max((eta for eta in others if eta < point.eta_forget), default=0.0)
-    above = min((eta for eta in others if eta > point.eta_forget), default=max(measured))
-    return round(min(point.eta_forget - below, above - point.eta_forget), 9)
+    below = max((strength for strength in others if strength < point.forget_strength), default=0.0)
+    above = min((strength for strength in others if strength > point.forget_strength), default=max(measured))
+    return round(min(point.forget_strength - below, above - point.forget_strength), 9)
 
 
-def next_strength(points: Sequence[Point], section: EtaConfig) -> float | None:
+def next_strength(points: Sequence[Point], section: StrengthConfig) -> float | None:
     """Returns the strength to be measured next, None when there is none: up the grid, then finer where the budget bends.
 
     The grid is climbed to the first strength that keeps less than the utility budget after one within the budgets, so that
@@ -115,25 +117,25 @@ def next_strength(points: Sequence[Point], section: EtaConfig) -> float | None:
     the largest one within the budgets (0 where there is none) and the next one measured above it are tried, from below.
 
     Args:
-      points: measured so far, all strengths of the retain adapter for each eta_forget.
+      points: measured so far, all strengths of the retain adapter for each forget_strength.
     """
-    within = {point.eta_forget for point in points if point.within(section)}
-    measured = {point.eta_forget for point in points}
+    within = {point.forget_strength for point in points if point.within(section)}
+    measured = {point.forget_strength for point in points}
     grid = sorted(set(section.forget))
-    missing = [eta for eta in grid if eta not in measured]
+    missing = [strength for strength in grid if strength not in measured]
     if not measured:
         return grid[0]
     top = max(measured)
-    kept = max(point.utility for point in points if point.eta_forget == top)
+    kept = max(point.utility for point in points if point.forget_strength == top)
     hopeless = kept < section.utility_budget / 2
     beyond = bool(within) and kept < section.utility_budget and section.rule == "most_forgetting_within_budget"
-    climbed = hopeless or beyond or not [eta for eta in missing if eta > top]
+    climbed = hopeless or beyond or not [strength for strength in missing if strength > top]
     if not climbed:
-        return min(eta for eta in missing if eta > top)
+        return min(strength for strength in missing if strength > top)
     if section.step is None:
         return None
     low = max(within, default=0.0)
-    high = min((eta for eta in measured if eta > low), default=None)
+    high = min((strength for strength in measured if strength > low), default=None)
     following = round(low + section.step, 6)
     return following if high is not None and following < high - section.step / 2 else None
 

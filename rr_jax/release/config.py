@@ -33,7 +33,7 @@ class RetainConfig(Section):
     repair: RepairConfig = RepairConfig()
 
 
-class EtaConfig(Section):
+class StrengthConfig(Section):
     """Strengths of the forget adapter and of the retain adapter that is added; both are chosen on validation data."""
 
     # 0 changes nothing, so that the strength may also be chosen to leave the model as it is.
@@ -77,7 +77,7 @@ class ReleaseConfig(Section):
     train: TrainConfig = TrainConfig()
     orthogonality: Constraint = Constraint()
     retain: RetainConfig = RetainConfig()
-    eta: EtaConfig = EtaConfig()
+    strength: StrengthConfig = StrengthConfig()
 
     @property
     def place(self) -> Place:
@@ -91,9 +91,9 @@ class ReleaseConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "ReleaseConfig":
-        if not self.place.adds and self.eta.retain != [1.0]:
+        if not self.place.adds and self.strength.retain != [1.0]:
             raise ValueError(
-                f"eta.retain is {self.eta.retain}, but retain.place {self.retain.place!r} adds no retain adapter, "
-                "expected it to be left at [1.0]"
+                f"strength.retain is {self.strength.retain}, but retain.place {self.retain.place!r} adds no retain "
+                "adapter, expected it to be left at [1.0]"
             )
         return self

@@ -30,7 +30,7 @@ def summary_table(summary: RunSummary) -> str:
     if not summary.base:
         return _aligned(_found_lines(summary))
     rounds = summary.measured
-    lines = [["metric", "base", *(f"round {one.round_index} (eta {one.eta_forget:g})" for one in rounds)]]
+    lines = [["metric", "base", *(f"round {one.round_index} (strength {one.forget_strength:g})" for one in rounds)]]
     for name in summary.shown_metrics:
         mark = "keep:   " if name in summary.utility_metrics else "also:   "
         mark = "forget: " if name == summary.forget_metric else mark
@@ -184,7 +184,7 @@ def _headline(summary: RunSummary) -> dict[str, Any] | None:
     return {
         "round": result.round_index,
         "rounds": len(summary.rounds),
-        "eta": result.eta_forget,
+        "strength": result.forget_strength,
         "before": before,
         "after": after,
         "left": after.value / before.value if before.value else None,

@@ -148,8 +148,8 @@ def search(points: Sequence[Mapping[str, Any]]) -> str:
 class Strength(NamedTuple):
     """A point of the trade-off: two strengths, what is kept at worst, the forget metric with its 95 % interval."""
 
-    eta_forget: float
-    eta_retain: float
+    forget_strength: float
+    retain_strength: float
     utility: float
     forget: float
     interval: Interval | None
@@ -163,20 +163,20 @@ def trade_off(points: Sequence[Strength], chosen: tuple[float, float] | None, bu
     `chosen` holds both strengths of a point.
     """
     figure, axes = _axes("worst retention of a utility metric", "forget metric")
-    retained = list(dict.fromkeys(p.eta_retain for p in points))
-    for eta_retain in retained:
-        line = [p for p in points if p.eta_retain == eta_retain]
+    retained = list(dict.fromkeys(p.retain_strength for p in points))
+    for retain_strength in retained:
+        line = [p for p in points if p.retain_strength == retain_strength]
         axes.plot([p.utility for p in line], [p.forget for p in line], color=QUIET, linewidth=1, zorder=1)
     intervals = [p.interval for p in points]
     _bars(axes, [p.utility for p in points], intervals, QUIET)
     labels: dict[tuple[float, float], list[str]] = {}  # strengths that do the same share one label
     for point in points:
-        picked = (point.eta_forget, point.eta_retain) == chosen
+        picked = (point.forget_strength, point.retain_strength) == chosen
         color = FORGET if picked else INK if point.within_budget else QUIET
         axes.scatter(point.utility, point.forget, color=color, s=70 if picked else 26, zorder=3 if picked else 2)
         at = (round(point.utility, 2), round(point.forget, 2))
-        second = f" and {point.eta_retain:g}" if len(retained) > 1 else ""
-        labels.setdefault(at, []).append(f"{point.eta_forget:g}{second}" + (" chosen" if picked else ""))
+        second = f" and {point.retain_strength:g}" if len(retained) > 1 else ""
+        labels.setdefault(at, []).append(f"{point.forget_strength:g}{second}" + (" chosen" if picked else ""))
     for at, names in labels.items():
         _label(axes, ", ".join(names), at, FORGET if any("chosen" in name for name in names) else INK)
     _height(axes, [*(p.forget for p in points), *_ends(intervals)])

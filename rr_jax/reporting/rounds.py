@@ -131,7 +131,7 @@ def round_view(result: RoundResult) -> dict[str, Any]:
         "given": result.given,
         "left_out": result.left_out,
         "accepted": result.accepted,
-        "eta": result.eta_forget,
+        "strength": result.forget_strength,
         "budget": result.utility_budget,
         "only": _only_strength(result) if len(result.trade_off) == 1 else None,
         "flat": flat,
@@ -156,13 +156,15 @@ def _trade_off_plot(result: RoundResult) -> list[Plot]:
     grid = result.trade_off
     if len(grid) < 2:
         return []
-    chosen = (result.eta_forget or 0.0, result.eta_retain or 0.0) if result.accepted else None
+    chosen = (result.forget_strength or 0.0, result.retain_strength or 0.0) if result.accepted else None
     caption = (
-        "Validation data; a point is a strength eta, how much of the forget adapter is subtracted"
+        "Validation data; a point is a strength, how much of the forget adapter is subtracted"
         f"{_and_added(grid)}, with the 95 % interval of the forget metric. {_choice(result)}"
     )
     points = [
-        plots.Strength(p.eta_forget, p.eta_retain, p.utility, p.forget.value, p.forget.interval(), p.within_budget)
+        plots.Strength(
+            p.forget_strength, p.retain_strength, p.utility, p.forget.value, p.forget.interval(), p.within_budget
+        )
         for p in grid
     ]
     svg = plots.trade_off(points, chosen, result.utility_budget)
@@ -205,7 +207,7 @@ def _best_arms(result: RoundResult) -> list[ArmScore]:
 
 def _and_added(grid: Sequence[GridPoint]) -> str:
     """Returns what the second number of a label is, where the grid has several strengths of the retain adapter."""
-    several = len({point.eta_retain for point in grid}) > 1
+    several = len({point.retain_strength for point in grid}) > 1
     return ", and one of the retain adapter that is added" if several else ""
 
 
@@ -228,7 +230,7 @@ def _only_strength(result: RoundResult) -> dict[str, Any]:
         reason = "it kept less than half of the budget, and larger ones would keep less"
     worst, kept = worst_of(point.retention)
     return {
-        "eta": point.eta_forget,
+        "strength": point.forget_strength,
         "forget": point.forget,
         "utility": kept,
         "worst": worst or "the worst utility metric",

@@ -30,10 +30,10 @@ def surface_svg(surface: SurfaceResult) -> str:
     for axes, (name, (title, colours, colour)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         source = surface.rows[name].source
         axes.set_title(f"Loss {title} ({source}), nats a token", fontsize=9, color=INK)
-        axes.set_xlabel("eta_forget", fontsize=9, color=INK)
+        axes.set_xlabel("forget_strength", fontsize=9, color=INK)
         axes.tick_params(labelsize=8, labelcolor=INK)
         values = np.ma.masked_invalid(np.asarray(surface.losses(name), float))  # [F, T]
-        if len(surface.eta_forget) > 1 and len(surface.eta_retain) > 1:
+        if len(surface.forget_strength) > 1 and len(surface.retain_strength) > 1:
             _contours(figure, axes, surface, values, colours)
         else:
             _curve(axes, surface, values, name, colour)
@@ -47,30 +47,32 @@ def surface_svg(surface: SurfaceResult) -> str:
 
 
 def _contours(figure: Figure, axes: Any, surface: SurfaceResult, values: Any, colours: str) -> None:
-    axes.set_ylabel("eta_retain", fontsize=9, color=INK)
+    axes.set_ylabel("retain_strength", fontsize=9, color=INK)
     if values.count() and np.ptp(values) > 0:
-        filled = axes.contourf(surface.eta_forget, surface.eta_retain, values.T, LEVELS, cmap=colours, alpha=0.8)
+        filled = axes.contourf(
+            surface.forget_strength, surface.retain_strength, values.T, LEVELS, cmap=colours, alpha=0.8
+        )
         bar = figure.colorbar(filled, ax=axes)
         bar.ax.tick_params(labelsize=8, labelcolor=INK)
     _mark(axes, (0.0, 0.0), "o")
     if surface.chosen is not None:
-        _mark(axes, (surface.chosen.eta_forget, surface.chosen.eta_retain), "*")
+        _mark(axes, (surface.chosen.forget_strength, surface.chosen.retain_strength), "*")
 
 
 def _shown(surface: SurfaceResult) -> bool:
     """Whether the chosen point lies on what is drawn: a curve goes along one axis, at 0 of the other."""
     if surface.chosen is None:
         return False
-    fixed = {name for name in ("eta_forget", "eta_retain") if len(getattr(surface, name)) == 1}
+    fixed = {name for name in ("forget_strength", "retain_strength") if len(getattr(surface, name)) == 1}
     if surface.retain_adapter is None:
-        fixed -= {"eta_retain"}
+        fixed -= {"retain_strength"}
     return all(getattr(surface.chosen, name) == 0.0 for name in fixed)
 
 
 def _curve(axes: Any, surface: SurfaceResult, values: Any, name: str, colour: str) -> None:
     """One axis has 0 alone: the losses along the other."""
-    along = "eta_forget" if len(surface.eta_retain) == 1 else "eta_retain"
-    other = "eta_retain" if along == "eta_forget" else "eta_forget"
+    along = "forget_strength" if len(surface.retain_strength) == 1 else "retain_strength"
+    other = "retain_strength" if along == "forget_strength" else "forget_strength"
     axes.set_xlabel(f"{along}, {other} 0" if surface.retain_adapter else along, fontsize=9, color=INK)
     line = values.reshape(-1)
     axes.plot(getattr(surface, along), line, color=colour, marker=".")

@@ -16,6 +16,7 @@ RENAMED_KEYS = {
     "release.method": "it is release.objective now, with release.data=true for one that is given the data to forget",
     "release.baseline": "its keys are those of release.objective, release.data, release.examples and release.optimizer now",
     "release.retain.after": "it is release.retain.repair now",
+    "release.eta": "it is release.strength now",
     "release.orthogonality.weight": "it is release.orthogonality.penalty_weight now",
 }
 RENAMED_VALUES = {

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rr_jax.generation.generator import Generator
-from rr_jax.models.decoder import Adapter
 from rr_jax.models.encoders.hub import Encoder
 from rr_jax.models.hub import LanguageModel
+from rr_jax.models.spec import Adapter
 from rr_jax.release.compose import merged_params
 from rr_jax.reveal.scorers import Relevance
 from rr_jax.runs.config import RunConfig

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from rr_jax.data.sources import text_hash
-from rr_jax.models.decoder import Adapter
 from rr_jax.models.encoders.hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
+from rr_jax.models.spec import Adapter
 from rr_jax.reveal.scorers import Relevance
 from rr_jax.runs.checkpoint import Checkpoints, stage_number
 from rr_jax.runs.checks import check_paths, check_retain, check_run

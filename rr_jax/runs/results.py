@@ -104,8 +104,8 @@ class Recall(Record):
 class GridPoint(Record):
     """One pair of strengths, measured on validation data; as `release.compose.Point`."""
 
-    eta_forget: float
-    eta_retain: float
+    forget_strength: float
+    retain_strength: float
     forget: Metric
     degenerate: Metric
     off_task: Metric
@@ -143,8 +143,8 @@ class RoundResult(Record):
         a later round is of what the model still disclosed after what was released: residual knowledge.
       revealed: examples to forget, of this search or an earlier one.
       accepted: whether a strength kept within the budgets; None where none was looked for.
-      eta_forget, eta_retain, rule, utility_budget, trade_off, base_retain_nll, validation: the choice of strengths, on
-        validation data; 0 and None where none was accepted.
+      forget_strength, retain_strength, rule, utility_budget, trade_off, base_retain_nll, validation: the choice of
+        strengths, on validation data; 0 and None where none was accepted.
       layers: maps by module and layer of the forget adapter, and of both adapters.
       cost: of the strengths that were chosen.
       given: true forget examples, where those were trained on.
@@ -162,8 +162,8 @@ class RoundResult(Record):
     recall: Recall | None = None
     revealed: int
     accepted: bool | None = None
-    eta_forget: float | None = None
-    eta_retain: float | None = None
+    forget_strength: float | None = None
+    retain_strength: float | None = None
     rule: Choice | None = None
     utility_budget: float | None = None
     trade_off: tuple[GridPoint, ...] = ()
@@ -276,8 +276,8 @@ class SurfaceRows(Record):
 class SurfacePoint(Record):
     """The chosen strengths, and the losses of the round's own model, with merged weights, nats a token."""
 
-    eta_forget: float
-    eta_retain: float
+    forget_strength: float
+    retain_strength: float
     forget_nll: float
     retain_nll: float
 
@@ -294,7 +294,7 @@ class SurfaceResult(File):
     """Losses of one round over both strengths, on revealed rows and on texts to keep.
 
     Attributes:
-      eta_forget, eta_retain: the strengths, [F] and [T].
+      forget_strength, retain_strength: the strengths, [F] and [T].
       retain_adapter: which retain adapter the second axis scales; None where none was added.
       rows: what was measured on, "forget" and "retain".
       forget_nll, retain_nll: [F, T] mean losses, nats a token.
@@ -305,8 +305,8 @@ class SurfaceResult(File):
     FILE: ClassVar[str] = "surface.json"
 
     round_index: int = Field(validation_alias="round", serialization_alias="round")
-    eta_forget: tuple[float, ...]
-    eta_retain: tuple[float, ...]
+    forget_strength: tuple[float, ...]
+    retain_strength: tuple[float, ...]
     retain_adapter: str | None
     rows: dict[str, SurfaceRows]
     forget_nll: tuple[tuple[float, ...], ...]

@@ -24,7 +24,14 @@ _LOOP = (  # rounds.py decides by, or attacks.py reads
 UNREAD: dict[str, tuple[str, ...]] = {
     "base": (*_LOOP, "seed", "reveal", "release", "parallel", "privacy", "evaluate.guard"),
     "reveal": (*_LOOP, "evaluate", "release", "parallel"),
-    "train": (*_LOOP, "evaluate.test", "evaluate.guard", "evaluate.metrics", "release.eta", "release.retain.repair"),
+    "train": (
+        *_LOOP,
+        "evaluate.test",
+        "evaluate.guard",
+        "evaluate.metrics",
+        "release.strength",
+        "release.retain.repair",
+    ),
     "compose": (*_LOOP, "evaluate.test"),
     "measure": _LOOP,
 }

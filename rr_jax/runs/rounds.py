@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from rr_jax.evaluate.metric import Metric, from_plain
-from rr_jax.models.decoder import Adapter
+from rr_jax.models.spec import Adapter
 from rr_jax.release.compose import RULES
 from rr_jax.reveal.recall import recall
 from rr_jax.runs.checkpoint import Checkpoints, Stage, stage_number
@@ -128,8 +128,8 @@ def _of_base(context: Context, stage: SavedOrComputed) -> RunSummary:
         forget_metric=task.forget_metric,
         utility_metrics=context.utility_metrics,
         added_metrics={one.name: one.better for one in config.evaluate.metrics if not one.utility},
-        rule=config.release.eta.rule,
-        selection_rule=RULES[config.release.eta.rule],
+        rule=config.release.strength.rule,
+        selection_rule=RULES[config.release.strength.rule],
         base=from_plain(base["test"]),
         base_validation=from_plain(base["validation"]),
     )
@@ -221,10 +221,10 @@ def _composed(context: Context, found: RoundResult, trained: Stage, composed: St
         dict(found)
         | {
             "accepted": meta["accepted"],
-            "eta_forget": meta["eta_forget"],
-            "eta_retain": meta["eta_retain"],
+            "forget_strength": meta["forget_strength"],
+            "retain_strength": meta["retain_strength"],
             "rule": Choice(**meta["rule"]),
-            "utility_budget": context.config.release.eta.utility_budget,
+            "utility_budget": context.config.release.strength.utility_budget,
             "trade_off": tuple(_grid_point(point) for point in meta["trade_off"]),
             "base_retain_nll": Metric(**meta["base_retain_nll"]),
             "validation": None if meta["validation"] is None else from_plain(meta["validation"]),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rr_jax.models.decoder import Adapter
+from rr_jax.models.spec import Adapter
 from rr_jax.runs.checkpoint import Checkpoints, stage_number
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.folder import read_lines, read_run
@@ -103,7 +103,8 @@ class SavedRun:
         for result in summary.rounds:
             said = f"  round {result.round_index}: {result.revealed} revealed"
             if result.metrics:
-                said += f", eta {result.eta_forget:g}, {summary.forget_metric} {_shown(summary, result.round_index)}"
+                shown = _shown(summary, result.round_index)
+                said += f", strength {result.forget_strength:g}, {summary.forget_metric} {shown}"
             lines.append(said + (", selected" if result.round_index == summary.selected_round else ""))
         lines += [f"  stopped: {summary.stop.explanation}"] if summary.stop else []
         return "\n".join(lines)

@@ -19,8 +19,8 @@ from rr_jax.evaluate.metric import Metric
 from rr_jax.evaluate.quantize import quantize_params
 from rr_jax.generation.generator import Generator
 from rr_jax.lora.adapter import init_adapter, scale_adapter
-from rr_jax.models.decoder import Adapter
 from rr_jax.models.hub import LanguageModel
+from rr_jax.models.spec import Adapter
 from rr_jax.random import derive_seed, stream
 from rr_jax.reporting.page import write_report
 from rr_jax.runs.config import RunConfig

@@ -19,7 +19,7 @@ from rr_jax.generation.generator import Generator
 from rr_jax.generation.points import generators_at
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add
-from rr_jax.models.decoder import Adapter
+from rr_jax.models.spec import Adapter
 from rr_jax.reporting.page import write_report
 from rr_jax.reporting.surface import surface_svg
 from rr_jax.runs.checkpoint import Checkpoints, Stage, stage_number
@@ -48,8 +48,8 @@ def draw_surface(
     folder: Path,
     round_index: int | None = None,
     *,
-    eta_forget: Sequence[float] | None = None,
-    eta_retain: Sequence[float] | None = None,
+    forget_strength: Sequence[float] | None = None,
+    retain_strength: Sequence[float] | None = None,
     metrics: bool = False,
     progress: Progress | None = None,
     task: Task | None = None,
@@ -63,7 +63,7 @@ def draw_surface(
     Args:
       folder: of a run.
       round: None is the selected one.
-      eta_forget, eta_retain: growing strengths with 0 among them; None: from 0 to 1.5 times the chosen one.
+      forget_strength, retain_strength: growing strengths with 0 among them; None: from 0 to 1.5 times the chosen one.
       metrics: whether the forget, utility and degenerate metrics are measured at every point as well.
       progress: called with (what, done, of).
       task: that of the run, if it was a Python object.
@@ -85,7 +85,7 @@ def draw_surface(
     before, _, _ = load_deltas(folder, number - 1)
     trained, composed, revealed = _stages(folder, config, number)
     forget, retain = _changes(config, trained, composed)
-    grids = _grids(config, composed, retain, eta_forget, eta_retain)
+    grids = _grids(config, composed, retain, forget_strength, retain_strength)
     base = load_model(config, progress)
     task = make_task(config.task, base.tokenizer, config.seed, task)
     context = Context(config, task, base, folder, lambda *line: None, note)
@@ -98,8 +98,8 @@ def draw_surface(
         base.config,
         forget=forget,
         retain=retain,
-        eta_forget=grids[0],
-        eta_retain=grids[1],
+        forget_strength=grids[0],
+        retain_strength=grids[1],
         before=before,
         strategy=strategy,
     )
@@ -108,7 +108,9 @@ def draw_surface(
     if composed.meta["accepted"]:
         params = context.model(after).params
         own = {f"{name}_nll": mean_nll(params, packed, base.config) for name, packed in rows.items()}
-        chosen = SurfacePoint(eta_forget=composed.meta["eta_forget"], eta_retain=composed.meta["eta_retain"], **own)
+        chosen = SurfacePoint(
+            forget_strength=composed.meta["forget_strength"], retain_strength=composed.meta["retain_strength"], **own
+        )
     if metrics:
         points = np.array(list(itertools.product(*grids)), np.float32)
         generators = generators_at(base, points, forget=forget, retain=retain, before=before, strategy=strategy)
@@ -117,8 +119,8 @@ def draw_surface(
     sources = {"forget": _source(config), "retain": "validation"}
     found = SurfaceResult(
         round_index=number,
-        eta_forget=tuple(grids[0]),
-        eta_retain=tuple(grids[1]),
+        forget_strength=tuple(grids[0]),
+        retain_strength=tuple(grids[1]),
         retain_adapter=_describe(composed, retain),
         rows={
             name: SurfaceRows(source=sources[name], examples=_count(packed), rows=len(packed.tokens))
@@ -172,25 +174,25 @@ def _grids(
     config: RunConfig,
     composed: Stage,
     retain: Adapter | None,
-    eta_forget: Sequence[float] | None,
-    eta_retain: Sequence[float] | None,
+    forget_strength: Sequence[float] | None,
+    retain_strength: Sequence[float] | None,
 ) -> tuple[list[float], list[float]]:
     """Both grids, with defaults filled in and checked."""
-    eta, meta = config.release.eta, composed.meta
-    if eta_forget is None:
-        reach = REACH * (meta["eta_forget"] or max(eta.forget) or 1.0)
-        eta_forget = np.linspace(0.0, reach, FORGET_POINTS).round(6).tolist()
-    if retain is None and eta_retain is not None and list(eta_retain) != [0.0]:
+    section, meta = config.release.strength, composed.meta
+    if forget_strength is None:
+        reach = REACH * (meta["forget_strength"] or max(section.forget) or 1.0)
+        forget_strength = np.linspace(0.0, reach, FORGET_POINTS).round(6).tolist()
+    if retain is None and retain_strength is not None and list(retain_strength) != [0.0]:
         raise ValueError(
-            f"--retain is {', '.join(f'{value:g}' for value in eta_retain)}, but no retain adapter of that round was "
+            f"--retain is {', '.join(f'{value:g}' for value in retain_strength)}, but no retain adapter of that round was "
             f"added (release.retain.place is {config.release.retain.place!r}): leave it out"
         )
-    if eta_retain is None:
-        reach = REACH * (meta["eta_retain"] or max(eta.retain) or 1.0)
-        eta_retain = [0.0] if retain is None else np.linspace(0.0, reach, RETAIN_POINTS).round(6).tolist()
-    check_grid("--forget", eta_forget)
-    check_grid("--retain", eta_retain)
-    return list(eta_forget), list(eta_retain)
+    if retain_strength is None:
+        reach = REACH * (meta["retain_strength"] or max(section.retain) or 1.0)
+        retain_strength = [0.0] if retain is None else np.linspace(0.0, reach, RETAIN_POINTS).round(6).tolist()
+    check_grid("--forget", forget_strength)
+    check_grid("--retain", retain_strength)
+    return list(forget_strength), list(retain_strength)
 
 
 def _source(config: RunConfig) -> str:
@@ -210,7 +212,7 @@ def _describe(composed: Stage, retain: Adapter | None) -> str | None:
         return None
     if "repair" not in composed.arrays:
         return "trained beside the forget adapter"
-    return f"trained on the weights subtracted with eta_forget {composed.meta['eta_forget']:g}"
+    return f"trained on the weights subtracted with forget_strength {composed.meta['forget_strength']:g}"
 
 
 def _metrics(

@@ -20,7 +20,7 @@ from rr_jax.generation.generator import Generator
 from rr_jax.generation.loop import Generated, generate_tokens
 from rr_jax.generation.sampling import Sampling, make_sampling
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Params
+from rr_jax.models.spec import Params
 from rr_jax.registry import Registry
 from rr_jax.tasks.base import Reading, Task
 

@@ -19,7 +19,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from rr_jax.lora import orthogonality
 from rr_jax.lora.activations import Directions
 from rr_jax.lora.adapter import stack_adapters, unstack_adapter
-from rr_jax.models.decoder import Adapter
+from rr_jax.models.spec import Adapter
 from rr_jax.registry import PluginError, Registry
 from rr_jax.section import Section
 

@@ -17,7 +17,7 @@ from rr_jax.data.batches import take_batch
 from rr_jax.data.packing import Packed
 from rr_jax.lora.adapter import unstack_adapter
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
+from rr_jax.models.spec import Adapter, Params
 from rr_jax.parallel.wrap import Run, limit_in_flight, replicate
 from rr_jax.training.config import TrainConfig
 from rr_jax.training.constraint import UNCONSTRAINED, Constraint, References

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import token_nll
+from rr_jax.models.spec import Adapter, Params
 
 Rows = dict[str, jax.Array]  # "tokens", "segment_ids" and "weights", [B, S] each
 

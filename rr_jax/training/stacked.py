@@ -16,7 +16,7 @@ import numpy as np
 
 from rr_jax.lora.adapter import unstack_adapter
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
+from rr_jax.models.spec import Adapter, Params
 from rr_jax.training.loop import TrainingDiverged, TrainJob, check_jobs, take_steps
 from rr_jax.training.step import compiled_step
 

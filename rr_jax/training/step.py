@@ -19,8 +19,8 @@ import optax
 
 from rr_jax.lora.adapter import scale_adapter, stack_adapters, unstack_adapter
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import token_nll
+from rr_jax.models.spec import Adapter, Params
 from rr_jax.parallel import collectives
 from rr_jax.parallel.wrap import Run, choose_driver
 from rr_jax.training.constraint import Constraint, References

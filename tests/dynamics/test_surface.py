@@ -23,10 +23,10 @@ FORGET = filled(3, 2, ["q", "k", "down"])
 RETAIN = filled(5, 3, ["v", "down"])
 
 
-def surface(eta_forget=F, eta_retain=T, rows=ROWS, retain=RETAIN, **options):
+def surface(forget_strength=F, retain_strength=T, rows=ROWS, retain=RETAIN, **options):
     return loss_surface(
-        tiny.params(), rows, tiny.CONFIG, forget=FORGET, retain=retain, eta_forget=eta_forget, eta_retain=eta_retain,
-        **options,
+        tiny.params(), rows, tiny.CONFIG, forget=FORGET, retain=retain, forget_strength=forget_strength,
+        retain_strength=retain_strength, **options,
     )  # fmt: skip
 
 
@@ -52,9 +52,9 @@ def test_every_point_is_the_merged_model(strategy, before):
 
 
 def test_without_a_retain_adapter_there_is_one_axis():
-    found = surface(eta_retain=[0.0], retain=None, strategy="map")
-    np.testing.assert_allclose(found["forget"], surface(eta_retain=[0.0], strategy="map")["forget"], rtol=1e-6)
-    with pytest.raises(ValueError, match="eta_retain is 0, 1, but there is no retain adapter"):
+    found = surface(retain_strength=[0.0], retain=None, strategy="map")
+    np.testing.assert_allclose(found["forget"], surface(retain_strength=[0.0], strategy="map")["forget"], rtol=1e-6)
+    with pytest.raises(ValueError, match="retain_strength is 0, 1, but there is no retain adapter"):
         surface(retain=None)
 
 
@@ -75,7 +75,7 @@ def test_other_strengths_compile_nothing():
     ],
 )
 def test_a_grid_that_shows_nothing_is_one_line(grid, message):
-    for name in ("eta_forget", "eta_retain"):
+    for name in ("forget_strength", "retain_strength"):
         with pytest.raises(ValueError, match=f"{name} {message}") as caught:
             surface(**{name: grid})
         assert "\n" not in str(caught.value)

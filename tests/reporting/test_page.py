@@ -65,7 +65,7 @@ def test_the_page_is_whole_escaped_and_needs_no_network(tmp_path):
 @pytest.mark.parametrize(
     "missing",
     [["trade_off"], ["search"], ["layers"], ["loss"], ["retention"], ["metrics", "retention"],
-     ["eta_forget", "eta_retain", "accepted", "metrics", "retention", "trade_off", "search", "layers", "loss"]],
+     ["forget_strength", "retain_strength", "accepted", "metrics", "retention", "trade_off", "search", "layers", "loss"]],
 )  # fmt: skip
 def test_a_round_may_lack_a_part(tmp_path, missing):
     empty = {name: RoundResult(round_index=1, revealed=0).model_dump()[name] for name in missing}
@@ -79,7 +79,7 @@ def test_a_run_without_an_accepted_round(tmp_path):
 
 
 def test_a_round_that_was_not_accepted_is_no_headline(tmp_path):
-    refused = round_result(accepted=False, eta_forget=0.0, metrics=None, retention=None)
+    refused = round_result(accepted=False, forget_strength=0.0, metrics=None, retention=None)
     page = make(tmp_path, summary(refused, selected_round=0))
     assert "the selected model is the base model" in page
     assert "Not accepted: no strength stayed within the budgets" in page
@@ -182,7 +182,7 @@ def test_strengths_of_the_retain_adapter_are_told_apart_only_where_there_are_sev
     page = make(tmp_path)
     assert ">0.4 chosen</text>" in page and ">0.8</text>" in page
     assert "The lowest point right of the budget is chosen" in page and "one of the retain adapter" not in page
-    grid = (*round_result().trade_off, point(0.4, 0.1, 0.97, eta_retain=0.5))
+    grid = (*round_result().trade_off, point(0.4, 0.1, 0.97, retain_strength=0.5))
     for fallback, said in (
         (None, "the one with the least loss on texts to keep"),
         ("no strength did", "No strength did."),
@@ -339,7 +339,7 @@ def test_a_surface_that_was_drawn_is_in_the_page(tmp_path):
     (tmp_path / "surface.svg").write_text("<svg>&</svg>")
     losses = ((1.0,), (2.0,))
     SurfaceResult(
-        round_index=1, eta_forget=(0.0, 0.5), eta_retain=(0.0,), retain_adapter=None, rows={}, forget_nll=losses,
+        round_index=1, forget_strength=(0.0, 0.5), retain_strength=(0.0,), retain_adapter=None, rows={}, forget_nll=losses,
         retain_nll=losses,
     ).write(tmp_path)  # fmt: skip
     page = make(tmp_path)

@@ -48,7 +48,7 @@ def test_an_objective_is_given_its_data_and_applied_by_its_rule(folder, tmp_path
     assert (summary.objective, summary.data) == (objective, "true")
     (entry,) = summary.rounds
     assert entry.search == () and entry.given == release.get("examples", 5)
-    assert len(entry.trade_off) == 2 and entry.eta_forget in (0.2, 0.4)
+    assert len(entry.trade_off) == 2 and entry.forget_strength in (0.2, 0.4)
     assert ("overlap" in entry.layers) == (place != "none")
     done = stages_of(tmp_path / "run")
     assert done.keys() == {0, 2, 3, 4}  # nothing was revealed
@@ -57,7 +57,7 @@ def test_an_objective_is_given_its_data_and_applied_by_its_rule(folder, tmp_path
         {"forget"} | ({"retain"} if "joint" in place else set()) | ({"expert"} if objective == "ext_sub" else set())
     )
     assert done[2].arrays.keys() == expected
-    change = config.release.objective.change(done[2].arrays, entry.eta_forget, 2.0)
+    change = config.release.objective.change(done[2].arrays, entry.forget_strength, 2.0)
     added = ("joint" in place) + ("repair" in place)  # each of rank 2 after the change
     for name, module in change.items():
         rank = module["a"].shape[-1]

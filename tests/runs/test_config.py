@@ -18,15 +18,24 @@ def load(tmp_path, *overrides):
     ("override", "message"),
     [
         ("release.train.learning_rate=.inf", "release.train.learning_rate: found inf, input should be a finite number"),
-        ("release.eta.utility_budget=.nan", "release.eta.utility_budget: found nan, input should be a finite number"),
+        (
+            "release.strength.utility_budget=.nan",
+            "release.strength.utility_budget: found nan, input should be a finite number",
+        ),
         ("reveal.reward.fluency_margin=.inf", "reveal.reward.fluency_margin: found inf, input should be a finite"),
         ("reveal.reward.order=.nan", "reveal.reward.order: found nan, input should be greater than 0"),
         ("release.train.learning_rate=-1e-3", "release.train.learning_rate: found -0.001, input should be greater"),
         ("release.adapter.targets=[q, q]", r"release.adapter.targets: found \['q', 'q'\], expected each module once"),
-        ("release.eta.forget=[-1]", r"release.eta.forget.0: found -1, input should be greater than or equal to 0"),
-        ("release.eta.retain=[]", r"release.eta.retain: found \[\], list should have at least 1 item"),
-        ("release.eta.retain=1.0", "release.eta.retain: found 1.0, input should be a valid list"),
-        ("release.eta.rule=best", "release.eta.rule: found 'best', input should be 'most_forgetting_within_budget' or"),
+        (
+            "release.strength.forget=[-1]",
+            r"release.strength.forget.0: found -1, input should be greater than or equal to 0",
+        ),
+        ("release.strength.retain=[]", r"release.strength.retain: found \[\], list should have at least 1 item"),
+        ("release.strength.retain=1.0", "release.strength.retain: found 1.0, input should be a valid list"),
+        (
+            "release.strength.rule=best",
+            "release.strength.rule: found 'best', input should be 'most_forgetting_within_budget' or",
+        ),
         ("reveal.arms.dim=21202", "reveal.arms.dim: found 21202, input should be less than or equal to 21201"),
         ("seed=4294967296", "seed: found 4294967296, input should be less than 4294967296"),
         ("release=3", "release: found 3, expected a section with keys such as data, examples, objective"),
@@ -72,18 +81,18 @@ def test_a_key_may_replace_one_that_is_merged_in(tmp_path):
 
 @pytest.mark.parametrize("place", ["anchor", "none"])
 def test_strengths_of_a_retain_adapter_that_is_not_added_are_refused(tmp_path, place):
-    assert load(tmp_path, f"release.retain.place={place}").release.eta.retain == [1.0]
-    message = rf"eta.retain is \[0.5, 1.0\], but retain.place '{place}' adds no retain adapter"
+    assert load(tmp_path, f"release.retain.place={place}").release.strength.retain == [1.0]
+    message = rf"strength.retain is \[0.5, 1.0\], but retain.place '{place}' adds no retain adapter"
     with pytest.raises(ValueError, match=message):
-        load(tmp_path, f"release.retain.place={place}", "release.eta.retain=[0.5, 1.0]")
+        load(tmp_path, f"release.retain.place={place}", "release.strength.retain=[0.5, 1.0]")
 
 
 def test_numbers_that_are_meant_are_taken(tmp_path):
     config = load(
-        tmp_path, "release.train.learning_rate=5E-4", "reveal.reward.order=.inf", "release.eta.forget=[0, 1e-1]"
+        tmp_path, "release.train.learning_rate=5E-4", "reveal.reward.order=.inf", "release.strength.forget=[0, 1e-1]"
     )
     assert config.release.train.learning_rate == 0.0005
-    assert config.release.eta.forget == [0.0, 0.1]
+    assert config.release.strength.forget == [0.0, 0.1]
     assert math.isinf(config.reveal.reward.order)
     assert parse_config(yaml.safe_load(dump_config(config))) == config
 

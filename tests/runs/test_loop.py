@@ -152,7 +152,7 @@ def test_nothing_revealed_says_how_to_widen_the_search(folder, tmp_path):
 
 def test_a_round_outside_every_budget_is_not_applied(folder, tmp_path):
     config = tiny.run_config(tmp_path / "run", folder)
-    config["release"]["eta"] = {"forget": [0.5], "degenerate_budget": 0.0, "utility_budget": 1.0}
+    config["release"]["strength"] = {"forget": [0.5], "degenerate_budget": 0.0, "utility_budget": 1.0}
 
     def only_the_base_is_useful(lm):
         base = np.array_equal(lm.params["layers"]["q"], tiny.params()["layers"]["q"])
@@ -167,9 +167,9 @@ def test_a_round_outside_every_budget_is_not_applied(folder, tmp_path):
 
 def test_a_strength_of_0_leaves_the_base_weights(folder, tmp_path):
     config = tiny.run_config(tmp_path / "run", folder, rounds=1)
-    config["release"]["eta"] = {"forget": [0.0], "retain": [0.0], "utility_budget": 1.0}
+    config["release"]["strength"] = {"forget": [0.0], "retain": [0.0], "utility_budget": 1.0}
     summary = rounds.run(parse_config(config))
-    assert summary.rounds[0].accepted is True and summary.rounds[0].eta_forget == 0.0
+    assert summary.rounds[0].accepted is True and summary.rounds[0].forget_strength == 0.0
     after, _, _ = rounds.load_round(tmp_path / "run", 1)
     jax.tree.map(np.testing.assert_array_equal, after.params, tiny.params())
     deltas, _, _ = rounds.load_deltas(tmp_path / "run", 1)
@@ -183,24 +183,24 @@ def test_both_strengths_are_chosen_from_the_product_by_the_rule_of_the_configura
 
     config = tiny.run_config(tmp_path / "run", folder, rounds=1)
     config["release"]["retain"]["place"] = "repair"
-    config["release"]["eta"] = {
+    config["release"]["strength"] = {
         "forget": [0.4, 0.2], "retain": [1.0, 0.0], "rule": "least_interference_at_target", "target": 0.999,
     }  # fmt: skip
     summary = rounds.run(parse_config(config), task=tiny.EchoTask(the_more_the_less))
     assert summary.rule == "least_interference_at_target" and "held-out" in summary.selection_rule
     (entry,) = summary.rounds
-    grid = [(point.eta_forget, point.eta_retain) for point in entry.trade_off]
+    grid = [(point.forget_strength, point.retain_strength) for point in entry.trade_off]
     assert grid == [(0.2, 0.0), (0.2, 1.0), (0.4, 0.0), (0.4, 1.0)]
     reached = [point for point in entry.trade_off if point.forget.value <= 0.999]
     best = min(reached, key=lambda point: point.retain_nll.value)
-    assert (entry.eta_forget, entry.eta_retain) == (best.eta_forget, best.eta_retain)
+    assert (entry.forget_strength, entry.retain_strength) == (best.forget_strength, best.retain_strength)
     assert entry.rule == Choice(name="least_interference_at_target", fallback=None)
     assert 0 < entry.base_retain_nll.value != best.retain_nll.value
     done = checkpoint_arrays(tmp_path / "run")
     deltas, forget, repair = done[3].arrays["deltas"], done[2].arrays["forget"], done[3].arrays["repair"]
     for name in deltas:  # alpha / rank is 2
         np.testing.assert_array_equal(deltas[name]["a"], np.concatenate([forget[name]["a"], repair[name]["a"]], -1))
-        parts = [-2 * best.eta_forget * forget[name]["b"], 2 * best.eta_retain * repair[name]["b"]]
+        parts = [-2 * best.forget_strength * forget[name]["b"], 2 * best.retain_strength * repair[name]["b"]]
         np.testing.assert_allclose(deltas[name]["b"], np.concatenate(parts, -2), rtol=1e-6)
 
 
@@ -216,7 +216,7 @@ def test_a_repair_is_trained_once_for_all_its_strengths(folder, tmp_path, monkey
         repaired.clear()
         config = tiny.run_config(tmp_path / place, folder, rounds=1)
         config["release"]["retain"]["place"] = place
-        config["release"]["eta"] |= {"retain": [0.5, 1.0]}
+        config["release"]["strength"] |= {"retain": [0.5, 1.0]}
         rounds.run(parse_config(config))
         assert len(repaired) == count
 

@@ -31,7 +31,7 @@ def test_a_record_is_frozen_and_knows_its_keys():
     with pytest.raises(pydantic.ValidationError, match="forgett"):
         summary(forgett=1)
     with pytest.raises(pydantic.ValidationError):
-        point(0.4, 0.1, eta_retain="1.2")  # never coerced
+        point(0.4, 0.1, retain_strength="1.2")  # never coerced
 
 
 @pytest.mark.parametrize(

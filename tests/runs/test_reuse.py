@@ -96,7 +96,7 @@ def test_no_stage_reads_a_key_that_it_is_said_not_to_read(folder, tmp_path, plac
     ("changes", "shared"),
     [
         ({"rounds": 2}, "base reveal train compose measure"),
-        ({"release__eta__retain": [0.5]}, "base reveal train"),
+        ({"release__strength__retain": [0.5]}, "base reveal train"),
         ({"release__retain__repair": {"steps": 9}}, "base reveal train"),
         ({"release__retain__place": "anchor"}, "base reveal train"),
         ({"release__retain__place": "repair"}, "base reveal"),
@@ -259,7 +259,7 @@ def test_a_run_that_may_keep_hashes_alone_takes_no_text(folder, first, tmp_path)
     changes = {"rounds": 1, "privacy__keep_revealed": "hashes"}
     siblings = [Path(first.out), tmp_path / "hashed"]
     alone = rounds.run(configured(tmp_path / "hashed", folder, **changes))
-    helped = configured(tmp_path / "helped", folder, release__eta__retain=[0.5], **changes)
+    helped = configured(tmp_path / "helped", folder, release__strength__retain=[0.5], **changes)
     rounds.run(helped, siblings=siblings)
     assert alone.status == "complete"
     manifest = json.loads((tmp_path / "helped" / "manifest.json").read_text())

@@ -54,7 +54,7 @@ def test_its_repr_says_what_it_found(made):
     first, base, round_1, *_ = text.splitlines()
     assert first == f"run {made[0]}: echo, seed 0, complete"
     assert base.startswith("  base: forget ") and "\u00b1 0.000" in base
-    assert round_1.startswith(f"  round 1: {made[1].rounds[0].revealed} revealed, eta ")
+    assert round_1.startswith(f"  round 1: {made[1].rounds[0].revealed} revealed, strength ")
     assert f"stopped: {made[1].stop.explanation}" in text
 
 

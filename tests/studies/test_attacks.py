@@ -139,14 +139,14 @@ def test_a_watched_model_answers_without_the_target_and_weights_leave_the_watche
     changes = {
         "retain": {"place": "none", "examples": 4},
         "orthogonality": {"penalty": "none"},
-        "eta": {"forget": [0.0]},
+        "strength": {"forget": [0.0]},
     }
     guarded = {"release": config["release"] | changes, "evaluate": config["evaluate"] | {"guard": "oracle_watcher"}}
     summary = experiment.run(parse_config(config | guarded))
     assert (summary.guard, summary.selected_round) == ("oracle_watcher", 1)
     (entry,) = summary.rounds
     assert summary.base["mention_rate"].value > 0.2 and entry.metrics["mention_rate"].value == 0.0
-    assert values_of(entry.retention) == {"retain_perplexity": 1.0} and entry.eta_forget == 0.0
+    assert values_of(entry.retention) == {"retain_perplexity": 1.0} and entry.forget_strength == 0.0
     assert entry.metrics["calls_per_answer"].value > 1.5
     page = (tmp_path / "run" / "report.html").read_text()
     assert "measured behind the guard oracle_watcher, which changes no weight" in page

@@ -49,10 +49,10 @@ def held_out(config):
 
 def test_the_corners_are_the_models_of_the_rounds(made):
     entry = RunSummary.read(made).rounds[1]
-    chosen = [entry.eta_forget, entry.eta_retain]
-    found = draw_surface(made, 2, eta_forget=[0.0, chosen[0]], eta_retain=[0.0, chosen[1]], metrics=True)
+    chosen = [entry.forget_strength, entry.retain_strength]
+    found = draw_surface(made, 2, forget_strength=[0.0, chosen[0]], retain_strength=[0.0, chosen[1]], metrics=True)
     assert found == SurfaceResult.read(made)
-    assert [found.chosen.eta_forget, found.chosen.eta_retain] == chosen
+    assert [found.chosen.forget_strength, found.chosen.retain_strength] == chosen
     for name in ("forget_nll", "retain_nll"):
         np.testing.assert_allclose(getattr(found, name)[1][1], getattr(found.chosen, name), rtol=1e-5)
         assert np.shape(getattr(found, name)) == (2, 2) and np.ptp(getattr(found, name)) > 1e-3
@@ -60,7 +60,7 @@ def test_the_corners_are_the_models_of_the_rounds(made):
     np.testing.assert_allclose(
         found.retain_nll[0][0], mean_nll(before.params, held_out(config), before.config), rtol=1e-5
     )
-    point = next(p for p in entry.trade_off if [p.eta_forget, p.eta_retain] == chosen)
+    point = next(p for p in entry.trade_off if [p.forget_strength, p.retain_strength] == chosen)
     np.testing.assert_allclose(found.chosen.retain_nll, point.retain_nll.value, rtol=1e-6)
     np.testing.assert_allclose(found.chosen.forget_nll, entry.loss["training_prompt_subtracted"].value, rtol=1e-5)
     assert found.metrics.split == "validation"
@@ -78,15 +78,15 @@ def test_grids_go_to_one_and_a_half_times_the_chosen_strengths(made):
     found = draw_surface(made)
     entry = summary.selected
     assert found.round_index == summary.selected_round
-    np.testing.assert_allclose(found.eta_forget, np.linspace(0, 1.5 * entry.eta_forget, 9), atol=1e-6)
-    np.testing.assert_allclose(found.eta_retain, np.linspace(0, 1.5 * entry.eta_retain, 5), atol=1e-6)
+    np.testing.assert_allclose(found.forget_strength, np.linspace(0, 1.5 * entry.forget_strength, 9), atol=1e-6)
+    np.testing.assert_allclose(found.retain_strength, np.linspace(0, 1.5 * entry.retain_strength, 5), atol=1e-6)
     picture = (made / "surface.svg").read_text()
     assert ElementTree.fromstring(picture).tag.endswith("svg")
     for text in (
         "on forget rows",
         "on texts to keep",
-        "eta_forget",
-        "eta_retain",
+        "forget_strength",
+        "retain_strength",
         "before the round",
         "chosen",
     ):
@@ -106,26 +106,26 @@ def test_neither_test_data_nor_what_was_trained_on_is_asked_for(made):
         def evaluate(self, *args, **kwargs):
             raise AssertionError("no metric was asked for")
 
-    draw_surface(made, 1, eta_forget=[0.0, 0.2], eta_retain=[0.0, 1.0], task=Asked(tiny.weight_metrics))
+    draw_surface(made, 1, forget_strength=[0.0, 0.2], retain_strength=[0.0, 1.0], task=Asked(tiny.weight_metrics))
     assert asked == ["validation"]
 
 
 def test_without_a_retain_adapter_the_surface_is_a_curve(folder, tmp_path):
     out = run(tmp_path / "run", folder, "none")
     found = draw_surface(out, 1)
-    assert found.eta_retain == (0.0,) and found.retain_adapter is None
+    assert found.retain_strength == (0.0,) and found.retain_adapter is None
     assert np.shape(found.retain_nll) == (9, 1)
     picture = (out / "surface.svg").read_text()
     assert "before the round" in picture and "chosen" in picture
     assert "Loss on forget rows (revealed, under other prompts)" in picture
     assert "Loss over both strengths" in (out / "report.html").read_text()
     with pytest.raises(ValueError, match="--retain is 0, 1, but no retain adapter of that round was added"):
-        draw_surface(out, 1, eta_retain=[0.0, 1.0])
+        draw_surface(out, 1, retain_strength=[0.0, 1.0])
 
 
 def test_a_choice_that_is_not_on_the_curve_is_not_marked(made):
-    found = draw_surface(made, 1, eta_forget=[0.0])
-    assert found.chosen.eta_forget > 0 and len(found.eta_retain) == 5
+    found = draw_surface(made, 1, forget_strength=[0.0])
+    assert found.chosen.forget_strength > 0 and len(found.retain_strength) == 5
     assert "chosen" not in (made / "surface.svg").read_text()
 
 
@@ -136,8 +136,8 @@ def test_every_objective_with_strengths_from_0_has_a_surface(folder, tmp_path, o
     config["release"] |= {"orthogonality": {"penalty": "none"}} if place == "none" else {}
     config["release"]["retain"] |= {"place": place}
     (entry,) = rounds.run(parse_config(config)).rounds
-    retain = [0.0] if place == "none" else [0.0, entry.eta_retain]
-    found = draw_surface(tmp_path / "run", 1, eta_forget=[0.0, entry.eta_forget], eta_retain=retain)
+    retain = [0.0] if place == "none" else [0.0, entry.retain_strength]
+    found = draw_surface(tmp_path / "run", 1, forget_strength=[0.0, entry.forget_strength], retain_strength=retain)
     for name in ("forget_nll", "retain_nll"):
         np.testing.assert_allclose(getattr(found, name)[-1][-1], getattr(found.chosen, name), rtol=1e-5)
     assert found.rows["forget"].source == "the true forget data"
@@ -156,8 +156,8 @@ def test_what_cannot_be_drawn_is_one_line(folder, made, tmp_path):
         ((made, 0), {}, "two: round 0 is the base model, which has no adapters to scale"),
         ((nothing, None), {}, "no round was selected: none kept within the budgets; round 0 is the base model"),
         ((made, 7), {}, "has no round 7"),
-        ((made, 1), {"eta_forget": [0.1, 0.2]}, "--forget is 0.1, 0.2, expected 0 among them"),
-        ((made, 1), {"eta_retain": [1.0]}, "--retain is 1, expected 0 among them"),
+        ((made, 1), {"forget_strength": [0.1, 0.2]}, "--forget is 0.1, 0.2, expected 0 among them"),
+        ((made, 1), {"retain_strength": [1.0]}, "--retain is 1, expected 0 among them"),
         ((tmp_path / "ext_sub", 1), {}, "release.objective is 'ext_sub': its strength 0 is its expert"),
         ((hashes, 1), {}, "did not keep what was revealed"),
     ):

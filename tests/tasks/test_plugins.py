@@ -307,7 +307,7 @@ def test_a_python_object_is_the_task_and_is_handed_over_again_by_who_reads_the_r
     assert load_round(out, 1)[2] == 1
     with pytest.raises(ValueError, match="made with an object of tests.tiny:EchoTask, found one of .*:Whole$"):
         draw_surface(out, 1, task=Whole())
-    assert draw_surface(out, 1, eta_forget=[0.0], eta_retain=[0.0], task=task).round_index == 1
+    assert draw_surface(out, 1, forget_strength=[0.0], retain_strength=[0.0], task=task).round_index == 1
     assert attack(out, 1, steps=(1,), examples=2, compared=False, task=task).round_index == 1
 
 

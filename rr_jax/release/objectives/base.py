@@ -10,8 +10,8 @@ import jax
 
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import token_nll
+from rr_jax.models.spec import Adapter, Params
 from rr_jax.section import Section
 from rr_jax.training.loss import Loss, Rows, Term
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import ext_sub
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
+from rr_jax.models.spec import Adapter, Params
 from rr_jax.release.objectives.base import FORGET, RETAIN, Objective
 from rr_jax.training.loss import Likelihood, Loss, Rows, Term
 

@@ -4,8 +4,8 @@ import jax
 from pydantic import PositiveFloat
 
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import token_nll
+from rr_jax.models.spec import Adapter, Params
 from rr_jax.release.objectives.base import FORGET, RETAIN, Objective, retain_term
 from rr_jax.training.loss import Rows, Term
 

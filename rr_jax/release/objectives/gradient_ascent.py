@@ -3,8 +3,8 @@
 from typing import Any
 
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import token_nll
+from rr_jax.models.spec import Adapter, Params
 from rr_jax.release.objectives.base import FORGET, Objective
 from rr_jax.training.loss import Rows, Term
 

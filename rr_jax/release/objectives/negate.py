@@ -4,7 +4,7 @@ from typing import Any
 
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
+from rr_jax.models.spec import Adapter, Params
 from rr_jax.release.objectives.base import FORGET, Objective
 from rr_jax.training.loss import Likelihood, Rows, Term
 

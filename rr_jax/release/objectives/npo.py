@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import Adapter, Params
 from rr_jax.models.loss import segment_nll
+from rr_jax.models.spec import Adapter, Params
 from rr_jax.release.objectives.base import FORGET, RETAIN, Objective, retain_term
 from rr_jax.training.loss import Rows, Term
 

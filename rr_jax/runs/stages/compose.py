@@ -10,9 +10,9 @@ from rr_jax.evaluate.metric import Metric, difference_of, to_plain
 from rr_jax.evaluate.nll import nll_metric
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add, merge_error
-from rr_jax.models.decoder import Adapter
+from rr_jax.models.spec import Adapter
 from rr_jax.random import derive_seed
-from rr_jax.release.compose import Point, choose_eta, next_strength
+from rr_jax.release.compose import Point, choose_strength, next_strength
 from rr_jax.release.objectives.base import FORGET, RETAIN
 from rr_jax.runs.checkpoint import Stage, Tree
 from rr_jax.runs.context import Context
@@ -52,20 +52,20 @@ def compose_stage(
 
     `next_strength` says which strengths are measured.
     """
-    config, eta = context.config, context.config.release.eta
+    config, section = context.config, context.config.release.strength
     build = _builder(context, round_index, deltas, trained.arrays)
     held_out = held_out_rows(context)
-    added = sorted(eta.retain) if config.release.place.adds else [0.0]
+    added = sorted(section.retain) if config.release.place.adds else [0.0]
     outcomes: list[Outcome] = []
-    while (eta_forget := next_strength([outcome.point for outcome in outcomes], eta)) is not None:
-        for eta_retain in added:
-            composed = build(eta_forget, eta_retain)
-            name = f"eta {eta_forget:g}" + (f" and {eta_retain:g}" if len(added) > 1 else "")
+    while (forget_strength := next_strength([outcome.point for outcome in outcomes], section)) is not None:
+        for retain_strength in added:
+            composed = build(forget_strength, retain_strength)
+            name = f"strength {forget_strength:g}" + (f" and {retain_strength:g}" if len(added) > 1 else "")
             note = f"round {round_index}, {name}"
-            outcome = _measured(context, composed, eta_forget, eta_retain, base_metrics, held_out, note)
+            outcome = _measured(context, composed, forget_strength, retain_strength, base_metrics, held_out, note)
             outcomes.append(outcome)
             context.log(round_index, "compose", len(outcomes), _line(outcome.point))
-    outcomes.sort(key=lambda outcome: (outcome.point.eta_forget, outcome.point.eta_retain))
+    outcomes.sort(key=lambda outcome: (outcome.point.forget_strength, outcome.point.retain_strength))
     return _chosen(context, round_index, deltas, outcomes, base_metrics, held_out)
 
 
@@ -73,29 +73,29 @@ def _builder(context: Context, round_index: int, deltas: Adapter | None, trained
     """Returns a function of both strengths that composes, and repairs once for all strengths of one repair."""
     release, scale = context.config.release, context.scale
 
-    def changed(eta_forget: float, eta_beside: float) -> Adapter:
+    def changed(forget_strength: float, beside_strength: float) -> Adapter:
         parts = [] if deltas is None else [deltas]
-        parts.append(release.objective.change(trained, eta_forget, scale))
+        parts.append(release.objective.change(trained, forget_strength, scale))
         if release.place.adds_beside:
-            parts.append(scale_adapter(trained[RETAIN], eta_beside * scale))
+            parts.append(scale_adapter(trained[RETAIN], beside_strength * scale))
         return add(*parts)
 
     @lru_cache(maxsize=1)  # several strengths of one repair follow each other
-    def repaired(eta_forget: float, eta_beside: float) -> Adapter:
-        return repair(context, round_index, changed(eta_forget, eta_beside), trained[FORGET], eta_forget)
+    def repaired(forget_strength: float, beside_strength: float) -> Adapter:
+        return repair(context, round_index, changed(forget_strength, beside_strength), trained[FORGET], forget_strength)
 
-    def build(eta_forget: float, eta_retain: float) -> Composed:
-        whole = changed(eta_forget, eta_retain)
+    def build(forget_strength: float, retain_strength: float) -> Composed:
+        whole = changed(forget_strength, retain_strength)
         if not release.place.repairs:
             return Composed({"deltas": whole}, {})
-        adapter = repaired(eta_forget, eta_retain if release.place.adds_beside else 0.0)
-        whole = add(whole, scale_adapter(adapter, eta_retain * scale))
+        adapter = repaired(forget_strength, retain_strength if release.place.adds_beside else 0.0)
+        whole = add(whole, scale_adapter(adapter, retain_strength * scale))
         return Composed({"deltas": whole, REPAIR: adapter}, overlaps(trained[FORGET], adapter))
 
     return build
 
 
-def repair(context: Context, round_index: int, changed: Adapter, forget: Adapter, eta_forget: float) -> Adapter:
+def repair(context: Context, round_index: int, changed: Adapter, forget: Adapter, forget_strength: float) -> Adapter:
     """Returns a retain adapter trained on the changed weights and held apart from the forget adapter.
 
     So it repairs what was damaged without going back along what was forgotten. What looks at activations concerns what
@@ -106,7 +106,7 @@ def repair(context: Context, round_index: int, changed: Adapter, forget: Adapter
 
     def log(step: int, values: dict[str, float]) -> None:
         found = {f"{REPAIR}/{name}": value for name, value in values.items()}
-        context.log(round_index, "compose", step, {"eta_forget": eta_forget} | found)
+        context.log(round_index, "compose", step, {"forget_strength": forget_strength} | found)
         context.progress(f"round {round_index}: repairing", step, section.steps)
 
     job = TrainJob(
@@ -126,8 +126,8 @@ def repair(context: Context, round_index: int, changed: Adapter, forget: Adapter
 def _measured(
     context: Context,
     composed: Composed,
-    eta_forget: float,
-    eta_retain: float,
+    forget_strength: float,
+    retain_strength: float,
     base_metrics: dict[str, Metric],
     held_out: Packed,
     note: str,
@@ -140,8 +140,8 @@ def _measured(
         return Metric(0.0, 0) if name is None else difference_of(metrics[name], base_metrics[name])
 
     point = Point(
-        eta_forget=eta_forget,
-        eta_retain=eta_retain,
+        forget_strength=forget_strength,
+        retain_strength=retain_strength,
         forget=metrics[task.forget_metric],
         degenerate=added(task.degenerate_metric),
         off_task=added(task.off_task_metric),
@@ -160,15 +160,15 @@ def _chosen(
     held_out: Packed,
 ) -> Stage:
     """The stage of the outcome that the rule picks; of the weights as they were where none is within the budgets."""
-    config, task, eta = context.config, context.task, context.config.release.eta
+    config, task, section = context.config, context.task, context.config.release.strength
     points = [outcome.point for outcome in outcomes]
-    point, reason = choose_eta(points, eta, base_metrics[task.forget_metric].value)
+    point, reason = choose_strength(points, section, base_metrics[task.forget_metric].value)
     base_nll = nll_metric(context.base.params, held_out, context.base.config)
     meta: dict[str, Any] = {
-        "trade_off": [_plain(point) | {"within_budget": point.within(eta)} for point in points],
-        "eta_forget": 0.0 if point is None else point.eta_forget,
-        "eta_retain": 0.0 if point is None else point.eta_retain,
-        "rule": {"name": eta.rule, "fallback": reason},
+        "trade_off": [_plain(point) | {"within_budget": point.within(section)} for point in points],
+        "forget_strength": 0.0 if point is None else point.forget_strength,
+        "retain_strength": 0.0 if point is None else point.retain_strength,
+        "rule": {"name": section.rule, "fallback": reason},
         "base_retain_nll": dataclasses.asdict(base_nll),
         "accepted": point is not None,
     }

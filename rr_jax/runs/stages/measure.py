@@ -5,8 +5,8 @@ from typing import Any
 
 from rr_jax.evaluate.metric import Metric, to_plain, values_of
 from rr_jax.evaluate.nll import nll_metric
-from rr_jax.models.decoder import Adapter
 from rr_jax.models.hub import LanguageModel
+from rr_jax.models.spec import Adapter
 from rr_jax.runs.checkpoint import Stage
 from rr_jax.runs.context import Context
 from rr_jax.runs.folder import write_lines

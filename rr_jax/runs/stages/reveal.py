@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from rr_jax.models.decoder import Adapter
+from rr_jax.models.spec import Adapter
 from rr_jax.reveal.candidates import make_candidates
 from rr_jax.reveal.collect import collect
 from rr_jax.reveal.judge import make_judge

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rr_jax.data.packing import Example, Packed, pack_examples
 from rr_jax.lora.adapter import init_adapter
-from rr_jax.models.decoder import Adapter
+from rr_jax.models.spec import Adapter
 from rr_jax.random import derive_seed, stream
 from rr_jax.release.data import Request
 from rr_jax.runs.context import Context

@@ -21,7 +21,7 @@ from rr_jax.evaluate.nll import nll_metric
 from rr_jax.lora.activations import Directions, dominant_directions
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add
-from rr_jax.models.decoder import Adapter, Params
+from rr_jax.models.spec import Adapter, Params
 from rr_jax.random import derive_seed
 from rr_jax.release.objectives.base import FORGET, RETAIN
 from rr_jax.runs.checkpoint import Stage

@@ -53,7 +53,7 @@ def _of_selected(summary: RunSummary) -> Row:
     row: Row = {
         "true_data": summary.data == "true" and _applied(summary.rounds[0]),
         "rounds": summary.selected_round,
-        "eta_forget": 0.0 if selected is None else selected.eta_forget,
+        "forget_strength": 0.0 if selected is None else selected.forget_strength,
         "forget": metrics[name].value,
         "forget_share": metrics[name].value / before if before else 0.0,
         "worst_retention": min((share.value for share in kept.values()), default=1.0),
@@ -65,7 +65,7 @@ def _of_selected(summary: RunSummary) -> Row:
 
 def _applied(result: RoundResult) -> bool:
     """Returns whether anything but strength 0 was tried: with that alone nothing of the forget data can be in the model."""
-    return not result.trade_off or any(point.eta_forget for point in result.trade_off)
+    return not result.trade_off or any(point.forget_strength for point in result.trade_off)
 
 
 def constraint_of(config: RunConfig) -> Row:
@@ -117,8 +117,8 @@ def interference_of(result: RoundResult, base_forget: float, target: float = 0.1
 
 def _along_forget(result: RoundResult) -> list[GridPoint]:
     """Returns the points of the first strength of the retain adapter, by the strength of the subtraction."""
-    first = result.trade_off[0].eta_retain
-    return sorted((p for p in result.trade_off if p.eta_retain == first), key=lambda point: point.eta_forget)
+    first = result.trade_off[0].retain_strength
+    return sorted((p for p in result.trade_off if p.retain_strength == first), key=lambda point: point.forget_strength)
 
 
 def seconds_of(folder: Path) -> float:

@@ -222,10 +222,10 @@ def test_the_table_of_rivals_compares_like_with_like():
     assert {(one.objective.name, one.data) for one in releases} == {
         (name, data) for name in OBJECTIVES.names() for data in FORGET_DATA
     }
-    for shared in ("adapter", "orthogonality", "retain", "eta", "optimizer"):
+    for shared in ("adapter", "orthogonality", "retain", "strength", "optimizer"):
         assert len({str(getattr(one, shared)) for one in releases}) == 1, shared
     assert {one.train.steps for one in releases} == {50}
-    assert all(one.place.repairs and 1.0 in one.eta.forget for one in releases)  # 1 is each method as published
+    assert all(one.place.repairs and 1.0 in one.strength.forget for one in releases)  # 1 is each method as published
     assert all(one.examples == cell.config.reveal.collect.size for one, cell in zip(releases, cells, strict=True))
 
 
@@ -238,8 +238,10 @@ def test_the_table_says_whether_the_true_data_was_used():
 
 def test_what_only_strength_0_was_tried_of_was_given_no_data():
     for tried, given in (((0.0,), False), ((0.0, 0.5), True)):
-        grid = tuple(records.point(eta, 0.8) for eta in tried)
-        result = records.round_result(search=(), eta_forget=0.0, base_retain_nll=records.metric(1.0), trade_off=grid)
+        grid = tuple(records.point(strength, 0.8) for strength in tried)
+        result = records.round_result(
+            search=(), forget_strength=0.0, base_retain_nll=records.metric(1.0), trade_off=grid
+        )
         assert metrics_of(records.summary(result, data="true"))["true_data"] is given
 
 
@@ -327,8 +329,8 @@ def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(sweep, tmp_path
 
 
 def test_interference_is_the_retain_loss_where_a_tenth_of_the_forget_metric_is_left():
-    def point(eta, forget, nll, retain=1.0):
-        return records.point(eta, forget, eta_retain=retain, retain_nll=nll)
+    def point(strength, forget, nll, retain=1.0):
+        return records.point(strength, forget, retain_strength=retain, retain_nll=nll)
 
     def result(*grid):
         layers = {"output_ratio": {"q": [0.5, 0.7], "v": [0.1, 0.1]}, "olora": {"q": [9.0]}}

@@ -22,9 +22,11 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="lo
 
 def write(path, folder, out, **changes):
     (path / "base.yaml").write_text(yaml.safe_dump(tiny.run_config(path / "unused", folder)))
-    etas = {str(eta): {"release.eta.retain": [eta]} for eta in (1.0, 0.5)}
+    strengths = {str(strength): {"release.strength.retain": [strength]} for strength in (1.0, 0.5)}
     tree = {"base": "base.yaml", "out": str(path / out), "seeds": [0, 1], "overrides": {"rounds": 1}, "stack": "off"}
-    (path / f"{out}.yaml").write_text(yaml.safe_dump(tree | {"axes": {"eta": etas}} | changes, sort_keys=False))
+    (path / f"{out}.yaml").write_text(
+        yaml.safe_dump(tree | {"axes": {"strength": strengths}} | changes, sort_keys=False)
+    )
     return path / f"{out}.yaml"
 
 
@@ -76,9 +78,9 @@ def test_rows_are_in_order_and_shared_stages_are_computed_once(folder, tmp_path)
             run = tmp_path / f"jobs{count}" / "runs" / f"0.5-seed{seed}"
             taken = json.loads((run / "manifest.json").read_text())["taken_over"]
             assert {"round 1, reveal": f"1.0-seed{seed}", "round 1, train": f"1.0-seed{seed}"}.items() <= taken.items()
-    assert [(row["eta"], row["seed"]) for row in tables[2]] == [("1.0", 0), ("1.0", 1), ("0.5", 0), ("0.5", 1)]
+    assert [(row["strength"], row["seed"]) for row in tables[2]] == [("1.0", 0), ("1.0", 1), ("0.5", 0), ("0.5", 1)]
     for one, other in zip(tables[1], tables[2], strict=True):
-        numbers = one.keys() - {"eta"}
+        numbers = one.keys() - {"strength"}
         assert one.keys() == other.keys()
         for name in numbers:  # the number of cores may change the order of a sum
             value = other[name]
