@@ -12,6 +12,15 @@ CACHE = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"rr-jax-compilation-cache-{os.getuid()}")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Compiling takes most of the time of these tests, and what is compiled runs on numbers that fit a page: LLVM is told not to
+# optimize. What stands in XLA_FLAGS already comes last and wins: --xla_backend_optimization_level=3 and
+# --xla_cpu_use_fusion_emitters=true give the code that users have. XLA refuses to start with a flag that it does not know.
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+if QUICK not in os.environ.get("XLA_FLAGS", ""):  # a process of pytest-xdist has them from the first one
+    os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
 import pytest

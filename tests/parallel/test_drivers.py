@@ -22,7 +22,7 @@ def test_all_drivers_give_the_same_parameters_on_four_devices():
     root = SCRIPT.parents[2]
     environment = dict(os.environ)
     environment["JAX_PLATFORMS"] = "cpu"
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), environment.get("PYTHONPATH"))))
     try:
         done = subprocess.run(

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests import tiny
@@ -32,15 +33,17 @@ def interrupt_when(process, path):
     return process.returncode, errors.splitlines()
 
 
-def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path):
+STAGES = ["config.yaml", "search_01.partial.jsonl", "checkpoints/1", "checkpoints/3", "checkpoints/6"]
+
+
+@pytest.mark.parametrize("points", [STAGES[1:3], pytest.param(STAGES, marks=pytest.mark.slow)], ids=["two", "five"])
+def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, points):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny.run_config(tmp_path / "run", folder)))
     command = ("run", tmp_path / "config.yaml")
-    checkpoints = tmp_path / "run" / "checkpoints"
-    for path in (tmp_path / "run" / "config.yaml", tmp_path / "run" / "search_01.partial.jsonl", checkpoints / "1",
-                 checkpoints / "3", checkpoints / "6"):  # fmt: skip
-        code, lines = interrupt_when(start(*command), path)
-        assert code == 130, (path, lines)
-        assert lines[-1] == STOPPED and not any("Traceback" in line for line in lines), (path, lines)
+    for point in points:
+        code, lines = interrupt_when(start(*command), tmp_path / "run" / point)
+        assert code == 130, (point, lines)
+        assert lines[-1] == STOPPED and not any("Traceback" in line for line in lines), (point, lines)
     finished = start(*command)
     output, errors = finished.communicate(timeout=240)
     assert finished.returncode == 0, errors

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from rr_jax.studies import attacks, experiment
 from rr_jax.tasks import guards
 from rr_jax.tasks.registry import make_task
 from tests import tiny
+from tests.command import rr_jax
 
 STEPS = (0, 1, 3)
 
@@ -190,8 +189,7 @@ def test_without_true_data_nothing_is_measured_and_the_command_says_so_in_one_li
     (tmp_path / "clean.txt").write_text("\n\n".join(text for text in texts if "q" not in text))
     settings = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(settings.replace(made[1]["task"]["retain_text"], str(tmp_path / "clean.txt")))
-    command = [sys.executable, "-W", "ignore", "-m", "rr_jax.cli", "eval", str(folder), "--attacks", "--round", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
+    done = rr_jax("eval", folder, "--attacks", "--round", 1)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stdout == ""
     assert done.stderr.splitlines()[-1].endswith("has no text that holds what is to be forgotten")
@@ -199,9 +197,7 @@ def test_without_true_data_nothing_is_measured_and_the_command_says_so_in_one_li
 
 
 def test_the_command_prints_what_it_writes(made):
-    command = [sys.executable, "-W", "ignore", "-m", "rr_jax.cli", "eval", str(made[0]), "--attacks", "--round", "1"]
-    command += ["--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
+    done = rr_jax("eval", made[0], "--attacks", "--round", 1, "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert printed == json.loads((made[0] / "attacks.json").read_text())

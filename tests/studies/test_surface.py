@@ -1,10 +1,7 @@
 """The trade-off surface of finished tiny runs: it goes through the models that the rounds left, and never test data."""
 
 import json
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +16,8 @@ from rr_jax.runs.config_file import parse_config
 from rr_jax.runs.results import RunSummary, SurfaceResult
 from rr_jax.studies.surface import draw_surface
 from tests import tiny
+from tests.command import rr_jax
 
-ROOT = Path(__file__).parents[2]
 TASK = tiny.EchoTask(tiny.weight_metrics)
 
 
@@ -168,17 +165,13 @@ def test_what_cannot_be_drawn_is_one_line(folder, made, tmp_path):
 
 
 def test_the_command_line_says_where_it_is_or_what_is_wrong(made):
-    def rr_jax(*arguments):
-        command = [sys.executable, "-W", "ignore", "-m", "rr_jax.cli", "surface", made, *arguments]
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, cwd=ROOT)
-
-    done = rr_jax("--round", 1, "--forget", "0,0.1,0.2", "--retain", "0,1")
+    done = rr_jax("surface", made, "--round", 1, "--forget", "0,0.1,0.2", "--retain", "0,1")
     assert done.returncode == 0, done.stderr
     assert f"round 1 of {made}, 3 x 2 points: surface.json and surface.svg are in {made}" in done.stdout
     for arguments, message in (
         (("--forget", "0.1,0.2"), "rr-jax: --forget is 0.1, 0.2, expected 0 among them"),
         (("--forget", "0,much"), "rr-jax: --forget is '0,much', expected numbers such as"),
     ):
-        done = rr_jax(*arguments)
+        done = rr_jax("surface", made, *arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
         assert message in done.stderr

@@ -16,21 +16,27 @@ from rr_jax.studies.sweeps.stacked import stacks
 from tests import tiny
 
 
-@pytest.fixture
-def sweep(folder, tmp_path):
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(tiny.run_config(tmp_path / "unused", folder)))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Where all sweeps are."""
+    return tmp_path_factory.mktemp("sweeps")
+
+
+@pytest.fixture(scope="module")
+def sweep(folder, made):
+    (made / "base.yaml").write_text(yaml.safe_dump(tiny.run_config(made / "unused", folder)))
 
     def write(name, **changes):
         weights = {str(weight): {"release.orthogonality.penalty_weight": weight} for weight in (0.0, 5.0)}
         tree = {
             "base": "base.yaml",
-            "out": str(tmp_path / name),
+            "out": str(made / name),
             "seeds": [0, 1],
             "overrides": {"rounds": 1},
             "axes": {"weight": weights},
         }
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(tree | changes, sort_keys=False))
-        return tmp_path / f"{name}.yaml"
+        (made / f"{name}.yaml").write_text(yaml.safe_dump(tree | changes, sort_keys=False))
+        return made / f"{name}.yaml"
 
     return write
 
@@ -47,49 +53,56 @@ def trained(path):
     return found
 
 
-@pytest.mark.parametrize("strategy", ["map", "vmap"])
-def test_stacked_runs_end_as_separate_ones(sweep, tmp_path, monkeypatch, strategy):
-    sizes, lines = [], []
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many runs each stacked training from here on has."""
+    noted = []
     train_stacked = stacked.train_stacked
     monkeypatch.setattr(
         stacked,
         "train_stacked",
-        lambda jobs, *rest, **more: sizes.append(len(jobs)) or train_stacked(jobs, *rest, **more),
+        lambda jobs, *rest, **more: noted.append(len(jobs)) or train_stacked(jobs, *rest, **more),
     )
-    together = run_sweep(sweep("together", stack=strategy), note=lines.append)
+    return noted
+
+
+@pytest.mark.parametrize("strategy", ["map", "vmap"])
+def test_stacked_runs_end_as_separate_ones(sweep, made, sizes, strategy):
+    lines = []
+    apart = run_sweep(sweep("apart", stack="off"))  # for both strategies: made once, then there
+    assert sizes == []
+    together = run_sweep(sweep(strategy, stack=strategy), note=lines.append)
     assert sizes == [4]  # over lambda and over seeds, whose rows differ in number
     assert lines[0].startswith(f"stack 1 of 1: 4 runs trained by {strategy}, with what comes before (")
-    apart = run_sweep(sweep("apart", stack="off"))
-    assert sizes == [4]
     for one, other in zip(together, apart, strict=True):
         assert one.keys() == other.keys()
         for name in one.keys() - {"seconds"}:
             assert one[name] == pytest.approx(other[name], abs=1e-5), name
-    ours, theirs = trained(tmp_path / "together"), trained(tmp_path / "apart")
+    ours, theirs = trained(made / strategy), trained(made / "apart")
     assert len(ours) == 4 and ours.keys() == theirs.keys()
     for name, stage in ours.items():
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), stage.arrays, theirs[name].arrays)
         logs = [
-            [json.loads(line) for line in (tmp_path / kind / "runs" / name / "metrics.jsonl").read_text().splitlines()]
-            for kind in ("together", "apart")
+            [json.loads(line) for line in (made / kind / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+            for kind in (strategy, "apart")
         ]
         assert [list(line) for line in logs[0]] == [list(line) for line in logs[1]]
-        manifest = json.loads((tmp_path / "together" / "runs" / name / "manifest.json").read_text())
+        manifest = json.loads((made / strategy / "runs" / name / "manifest.json").read_text())
         assert manifest["seconds"]["round 1, train"] > 0
     assert not np.array_equal(
         ours["0.0-seed0"].arrays["forget"]["q"]["a"], ours["5.0-seed0"].arrays["forget"]["q"]["a"]
     )
-    run_sweep(sweep("together", stack=strategy))
+    run_sweep(sweep(strategy, stack=strategy))
     assert sizes == [4]  # all there
 
 
-def test_other_shapes_train_apart_and_one_line_says_so(sweep):
-    ranks = {str(rank): {"release.adapter.rank": rank} for rank in (1, 2)}
-    path = sweep("ranks", axes={"rank": ranks}, seeds=[0])
+def test_what_is_not_one_step_trains_apart_and_one_line_says_so(sweep):
+    axis = {str(steps): {"release.train.steps": steps} for steps in (2, 3)}
+    path = sweep("steps", axes={"steps": axis}, seeds=[0])
     lines = []
     rows = run_sweep(path, note=lines.append)
-    assert lines[0] == "trainings that are one step: none; not all, as they differ in release.adapter.rank"
-    assert [row["rank"] for row in rows] == ["1", "2"] and not any("stack" in line for line in lines)
+    assert lines[0] == "trainings that are one step: none; not all, as they differ in release.train.steps"
+    assert [row["steps"] for row in rows] == ["2", "3"] and not any("stack" in line for line in lines)
 
 
 def test_a_run_that_reveals_too_little_leaves_the_stack_and_says_so_itself(sweep):
