@@ -6,7 +6,10 @@ import pytest
 import yaml
 from scipy.stats import qmc
 
+from rr_jax.release.objectives import Objective
+from rr_jax.reveal.scorers import Scorer
 from rr_jax.runs.config_file import dump_config, load_config, parse_config
+from rr_jax.section import Section
 
 
 def load(tmp_path, *overrides):
@@ -99,3 +102,20 @@ def test_numbers_that_are_meant_are_taken(tmp_path):
 
 def test_the_largest_dimension_is_scipys(tmp_path):
     assert load(tmp_path, f"reveal.arms.dim={qmc.Sobol.MAXDIM}").reveal.arms.dim == qmc.Sobol.MAXDIM
+
+
+def test_one_key_of_a_section_leaves_the_others_at_their_defaults(tmp_path):
+    """A default that differs from its section's own would be lost with the first key that is set."""
+
+    def check(section, place):
+        for name, field in type(section).model_fields.items():
+            inner = getattr(section, name)
+            if isinstance(inner, Section):
+                plugged = field.annotation in (Objective, Scorer)  # the section is that of the choice that is named
+                assert (plugged or field.annotation is type(inner)) and inner == type(inner)(), (*place, name)
+                check(inner, (*place, name))
+
+    check(load(tmp_path).release, ("release",))
+    check(load(tmp_path).reveal, ("reveal",))
+    repair = load(tmp_path, "release.retain.repair.batch_size=4").release.retain.repair
+    assert (repair.steps, repair.learning_rate, repair.batch_size) == (150, 3e-3, 4)

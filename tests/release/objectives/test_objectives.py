@@ -224,6 +224,7 @@ def test_a_loss_that_is_not_a_number_names_its_step():
         ({"method": "npo"}, "unknown key 'release.method'; it is release.objective now, with release.data"),
         ({"baseline": {"beta": 0.1}}, "unknown key 'release.baseline'; its keys are those of release.objective"),
         ({"retain": {"after": {"steps": 3}}}, "unknown key 'release.retain.after'; it is release.retain.repair now"),
+        ({"eta": {"forget": [0.3]}}, "unknown key 'release.eta'; it is release.strength now"),
         (
             {"retain": {"place": "joint+after"}},
             "found .joint.after., which is .joint.repair. now",
