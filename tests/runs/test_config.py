@@ -118,4 +118,4 @@ def test_one_key_of_a_section_leaves_the_others_at_their_defaults(tmp_path):
     check(load(tmp_path).release, ("release",))
     check(load(tmp_path).reveal, ("reveal",))
     repair = load(tmp_path, "release.retain.repair.batch_size=4").release.retain.repair
-    assert (repair.steps, repair.learning_rate, repair.batch_size) == (150, 3e-3, 4)
+    assert (repair.steps, repair.learning_rate, repair.batch_size) == (50, 3e-3, 4)
