@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_a_row_for_each_number_of_arms_and_each_settings(tmp_path):
     pytest.importorskip("torch")  # what is measured against
     out = tmp_path / "bandit.json"

@@ -84,6 +84,7 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, uninterrupted, tmp_path, 
         same(whole[step], pieces[step])
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_earlier_stages_and_the_run_goes_on_later(folder, uninterrupted, tmp_path):
     config = tiny.run_config(tmp_path / "full", folder)
     refused = script(config, "full", 3)

@@ -28,6 +28,7 @@ def test_held_out_texts_to_keep_are_others_than_those_trained_on_and_hold_nothin
     assert held_out == task.retain_examples(200, 0, "validation") != task.retain_examples(200, 1, "validation")
 
 
+@pytest.mark.slow
 def test_points_of_a_surface_measure_as_their_merged_weights_do():
     """Greedy and sampled answers and a loss, of a real model that never has the adapter merged into it."""
     only = frozenset(("entity_f1/person", "toxic_rate/hot", "narrative_perplexity"))

@@ -30,6 +30,7 @@ def measured(generator, name, variant=PLAIN, count=12):
     return measure_skills(generator, "test", count, None, frozenset([name]), variant)
 
 
+@pytest.mark.slow
 def test_a_part_of_the_metrics_has_the_values_of_the_whole(base):
     whole, samples = measure_skills(Generator(base), "validation", 4)
     wanted = frozenset(["entity_f1/person", "toxic_rate/hot", "narrative_perplexity"])

@@ -87,6 +87,7 @@ def test_rows_are_in_order_and_shared_stages_are_computed_once(folder, tmp_path)
             assert one[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-5)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_no_worker_outlives_the_command(folder, tmp_path, end):
     process = start("sweep", write(tmp_path, folder, "sweep"), "--jobs", 2)

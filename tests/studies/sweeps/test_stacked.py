@@ -68,7 +68,7 @@ def sizes(monkeypatch):
     return noted
 
 
-@pytest.mark.parametrize("strategy", ["map", "vmap"])
+@pytest.mark.parametrize("strategy", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_stacked_runs_end_as_separate_ones(sweep, made, sizes, strategy):
     lines = []
     apart = run_sweep(sweep("apart", stack="off"))  # for both strategies: made once, then there
@@ -107,6 +107,7 @@ def test_what_is_not_one_step_trains_apart_and_one_line_says_so(sweep):
     assert [row["steps"] for row in rows] == ["2", "3"] and not any("stack" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_run_that_reveals_too_little_leaves_the_stack_and_says_so_itself(sweep):
     few = {"one": {}, "many": {"reveal.collect.size": 900, "reveal.collect.min_size": 800}}
     rows = run_sweep(sweep("few", axes={"size": few}))
