@@ -15,9 +15,9 @@ from rr_jax.models.spec import Adapter, Params
 from rr_jax.release.config import StrengthConfig
 
 RULES = {  # of `StrengthConfig.rule`, in words
-    "most_forgetting_within_budget": "lowest forget metric on validation data within the utility and degenerate budgets",
-    "least_interference_at_target": "least loss on held-out texts to keep, among the strengths within the utility and "
-    "degenerate budgets that bring the forget metric on validation data down to the target",
+    "most_forgetting_within_budget": "lowest forget metric on validation data within the budgets",
+    "least_interference_at_target": "least loss on held-out texts to keep, among the strengths within the budgets that "
+    "bring the forget metric on validation data down to the target",
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rr_jax.data.packing import Packed
-from rr_jax.evaluate import perplexity as module
+from rr_jax.evaluate import nll as module
 from rr_jax.evaluate.nll import mean_nll, nll_metric, perplexity
 from rr_jax.models.config import ModelConfig
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rr_jax.evaluate.metric import share_of
+from rr_jax.evaluate.metric import Metric, share_of
 from rr_jax.generation.likelihood import response_nll
 from rr_jax.reveal.bandit import instinct
 from rr_jax.reveal.candidates import make_candidates
@@ -266,7 +266,7 @@ def test_collection_leaves_out_repeats_and_says_why(lm, monkeypatch):
     assert {(one.sample, one.reason) for one in found.dropped} == {
         (1, "duplicate"), (2, "near_duplicate"), (3, "unreadable"), (4, "irrelevant"), (7, "beyond_size"),
     }  # fmt: skip
-    assert found.relevance() == pytest.approx((6 * 0.9 + 0.2) / 8)
+    assert found.relevance().value == pytest.approx((6 * 0.9 + 0.2) / 8)
     exact = settings.model_copy(
         update={"collect": settings.collect.model_copy(update={"near_duplicate": 1.0, "size": 9})}
     )
@@ -285,7 +285,7 @@ def test_nothing_useful_collects_nothing(lm):
     settings = config()
     candidates = make_candidates(lm, TASK, settings.arms, seed=0, round_index=1)
     found = collect(lm, judge_of(lm), settings, candidates, [], seed=0, round_index=1)
-    assert found.revealed == found.dropped == [] and found.relevance() == 0
+    assert found.revealed == found.dropped == [] and found.relevance() == Metric(0.0, 0)
 
 
 def test_recall_counts_the_facts_told(lm):

@@ -159,7 +159,7 @@ def test_what_comes_from_outside_goes_through_every_command(stranger, folder, tm
         assert all(metrics[name].n == n and metrics[name].stderr is not None for name in written_by(written))
     for kept in (result.retention, *(point.retention for point in result.trade_off)):
         assert kept.keys() == {"length", "words"}
-    assert result.retention["words"] == result.metrics["words"].value / summary.base["words"].value
+    assert result.retention["words"].value == result.metrics["words"].value / summary.base["words"].value
     assert {"base/words", "test/words", "test/stranger_words:Words"} <= metrics_of(summary).keys()
     said = [line.split() for line in command(capsys, "eval", out, "--round", 1).splitlines()]
     assert {line[0]: line[2] for line in said} == {"metric": "n"} | dict.fromkeys(result.metrics, "4")
