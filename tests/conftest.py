@@ -1,5 +1,6 @@
 """Settings every test shares: strict promotion, a persistent compilation cache, and where the optional real data lies."""
 
+import importlib.metadata
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ CACHE = os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Compiling takes most of the time of these tests, and what is compiled runs on numbers that fit a page: LLVM is told not to
 # optimize. What stands in XLA_FLAGS already comes last and wins: --xla_backend_optimization_level=3 and
-# --xla_cpu_use_fusion_emitters=true give the code that users have. XLA refuses to start with a flag that it does not know.
+# --xla_cpu_use_fusion_emitters=true give the code that users have. XLA refuses to start with a flag that it does not know,
+# and from 0.11 on it does not know the last one.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
 if QUICK not in os.environ.get("XLA_FLAGS", ""):  # a process of pytest-xdist has them from the first one
     os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
