@@ -1,4 +1,4 @@
-"""The trade-off as a surface: the loss of packed rows at every pair of strengths of two adapters, in one compiled call.
+"""Computes the trade-off as a surface: the loss of packed rows at all strengths of two adapters, in one compiled call.
 
 The call maps over the strengths alone. Weights are never merged: the adapters enter the forward pass as factors,
 concatenated along R, with the strengths on `b`. So a surface shows updates before a merge rounds them, which for float32

@@ -127,9 +127,9 @@ def exponential_of(metric: Metric, value: float | None = None) -> Metric:
 
 
 def difference_of(one: Metric, other: Metric) -> Metric:
-    """Returns one metric minus another, n the smaller one's, with stderr sqrt(stderr^2 + stderr^2).
+    """Returns one metric minus another, n the smaller one's, with stderr sqrt(stderr_one^2 + stderr_other^2).
 
-    As if the units were independent: two models that answer the same units differ less by chance than that.
+    It takes the units as independent; two models that answer the same units differ less by chance.
     """
     return Metric(one.value - other.value, min(one.n, other.n), _joined((one.stderr, 1.0), (other.stderr, 1.0)))
 
@@ -142,6 +142,11 @@ def quotient_of(top: Metric, bottom: Metric) -> Metric:
     return Metric(
         value, min(top.n, bottom.n), _joined((top.stderr, 1.0 / bottom.value), (bottom.stderr, value / bottom.value))
     )
+
+
+def lowest_of(metrics: Mapping[str, Metric]) -> tuple[str, Metric] | None:
+    """Returns the name and the metric of the lowest value, such as the worst retention; None without any."""
+    return min(metrics.items(), key=lambda item: item[1].value, default=None)
 
 
 def _joined(*parts: tuple[float | None, float]) -> float | None:

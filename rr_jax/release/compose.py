@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rr_jax.evaluate.metric import Metric
+from rr_jax.evaluate.metric import Metric, lowest_of
 from rr_jax.lora.adapter import merge_adapter
 from rr_jax.models.spec import Adapter, Params
 from rr_jax.release.config import StrengthConfig
@@ -45,7 +45,8 @@ class Point(NamedTuple):
     @property
     def utility(self) -> float:
         """Returns the worst retention; 1 without utility metrics."""
-        return min((kept.value for kept in self.retention.values()), default=1.0)
+        worst = lowest_of(self.retention)
+        return 1.0 if worst is None else worst[1].value
 
     def within(self, section: StrengthConfig) -> bool:
         """Returns whether it keeps enough, says something, and answers what was asked."""

@@ -42,7 +42,7 @@ class StrengthConfig(Section):
     utility_budget: Share = 0.9  # the worst utility metric keeps at least this share of the base model's
     degenerate_budget: Share = 0.1  # share of empty or repetitive outputs that may be added
     # Share of outputs that may be added which answer something else than what was asked: a model that has forgotten an
-    # answer may give one in the form of another skill. On validation data .2 leaves some seeds without any strength.
+    # answer may give one in the form of another skill. On validation data .2 left a seed without any strength.
     off_task_budget: Share = 0.5
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import jinja2
 import yaml
 
-from rr_jax.evaluate.metric import Metric
+from rr_jax.evaluate.metric import Metric, lowest_of
 from rr_jax.release.data import FORGET_DATA
 from rr_jax.reporting.attacks import ATTACKS, attacks_view
-from rr_jax.reporting.rounds import progress_plots, recall_plots, recall_view, round_view, worst_of
+from rr_jax.reporting.rounds import progress_plots, recall_plots, recall_view, round_view
 from rr_jax.runs.folder import read_lines, write_text
 from rr_jax.runs.results import AttackResult, Metrics, RoundResult, RunSummary, SurfaceResult
 
@@ -179,7 +179,7 @@ def _headline(summary: RunSummary) -> dict[str, Any] | None:
     result = summary.selected
     if result is None or result.metrics is None:
         return None
-    worst, kept = worst_of(result.retention or {})
+    worst, kept = lowest_of(result.retention or {}) or (None, None)
     before, after = summary.base[summary.forget_metric], result.metrics[summary.forget_metric]
     return {
         "round": result.round_index,

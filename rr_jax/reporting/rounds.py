@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rr_jax.evaluate.metric import Interval, Metric, values_of
+from rr_jax.evaluate.metric import Interval, Metric, lowest_of, values_of
 from rr_jax.reporting import plots
-from rr_jax.runs.results import ArmScore, GridPoint, Metrics, RoundResult, RunSummary
+from rr_jax.runs.results import ArmScore, GridPoint, RoundResult, RunSummary
 
 BEST_ARMS = 8
 BEST_SCORE = 0.001  # an arm below disclosed nothing and is none of the best
@@ -67,8 +67,8 @@ def progress_plots(summary: RunSummary) -> list[Plot]:
     measured = [summary.base[name], *((result.metrics or {}).get(name) for result in rounds)]
     forget = [math.nan if metric is None else metric.value / base for metric in measured]
     spread = [_scaled(metric, base) for metric in measured]
-    worst = [worst_of(result.retention or {})[1] for result in rounds]
-    kept = [math.nan if metric is None else metric.value for metric in worst]
+    worst = [lowest_of(result.retention or {}) for result in rounds]
+    kept = [math.nan if found is None else found[1].value for found in worst]
     numbers = [0, *(result.round_index for result in rounds)]
     svg = plots.progress(numbers, forget, [1.0, *kept], summary.selected_round, spread)
     caption = (
@@ -82,14 +82,6 @@ def _scaled(metric: Metric | None, base: float) -> Interval | None:
     """Returns an interval as a share of the base's value."""
     found = None if metric is None else metric.interval()
     return None if found is None else Interval(found.low / base, found.high / base)
-
-
-def worst_of(retention: Metrics) -> tuple[str | None, Metric | None]:
-    """Returns the utility metric that keeps least, and the share it keeps; None and None without any."""
-    if not retention:
-        return None, None
-    name = min(retention, key=lambda name: retention[name].value)
-    return name, retention[name]
 
 
 def recall_plots(summary: RunSummary) -> list[Plot]:
@@ -228,11 +220,11 @@ def _only_strength(result: RoundResult) -> dict[str, Any]:
     reason = "the grid has no other"
     if budget is not None and point.utility < budget / 2:
         reason = "it kept less than half of the budget, and larger ones would keep less"
-    worst, kept = worst_of(point.retention)
+    worst = lowest_of(point.retention)
     return {
         "strength": point.forget_strength,
         "forget": point.forget,
-        "utility": kept,
-        "worst": worst or "the worst utility metric",
+        "utility": point.utility,
+        "worst": "no utility metric" if worst is None else worst[0],
         "reason": reason,
     }

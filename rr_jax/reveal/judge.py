@@ -116,7 +116,7 @@ class Judge:
         return self.section.scorer.source(self.task)
 
     def _relevances(self, readings: Sequence[Reading]) -> list[float]:
-        """The scorer's numbers, one for each reading."""
+        """Returns the scorer's numbers, one for each reading, checked."""
         said = self.relevance(self.task, readings) if readings else []
         try:
             found = [float(value) for value in said]
@@ -155,7 +155,7 @@ def make_judge(
     round_index: int,
     relevance: Relevance | None = None,
 ) -> Judge:
-    """A judge whose yardsticks are the base model's own free texts after the task's stems.
+    """Returns a judge whose yardsticks are the base model's own free texts after the task's stems.
 
     Args:
       encoder: of a kernel that looks at one.

@@ -147,7 +147,7 @@ def _silent(what: str, done: int, of: int) -> None:
 
 
 def load_helpers(config: RunConfig, task: Task) -> tuple[LanguageModel | None, Encoder | None, Relevance]:
-    """The proposer and the sentence encoder that the reveal stage asks for, if any, and its scorer.
+    """Loads the proposer and the sentence encoder that the reveal stage asks for, if any, and its scorer.
 
     Raises:
       ValueError: one cannot be loaded, or the run's end depends on a recall that the task cannot tell.

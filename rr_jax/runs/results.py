@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 import pydantic
 from pydantic import Field
 
-from rr_jax.evaluate.metric import Metric
+from rr_jax.evaluate.metric import Metric, lowest_of
 from rr_jax.runs.folder import write_json
 
 Metrics = dict[str, Metric]
@@ -115,8 +115,9 @@ class GridPoint(Record):
 
     @property
     def utility(self) -> float:
-        """The worst retention; 1 without utility metrics."""
-        return min((kept.value for kept in self.retention.values()), default=1.0)
+        """Returns the worst retention; 1 without utility metrics."""
+        worst = lowest_of(self.retention)
+        return 1.0 if worst is None else worst[1].value
 
 
 class Choice(Record):
@@ -181,7 +182,7 @@ class RoundResult(Record):
 class Stop(Record):
     """Why a run ended."""
 
-    reason: Literal["rounds_done", "nothing_revealed", "utility_floor"]
+    reason: Literal["rounds_done", "nothing_revealed", "outside_budgets"]
     explanation: str
 
 

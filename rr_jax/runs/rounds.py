@@ -78,8 +78,8 @@ def run_rounds(context: Context, checkpoints: Checkpoints) -> RunSummary:
         result, carried = _release(context, stage, carried, found, summary)
         summary = _with_round(summary, result)
         if not result.accepted:
-            kept = f"in round {round_index} no strength kept the utility within its budget"
-            stop = Stop(reason="utility_floor", explanation=kept)
+            outside = f"in round {round_index} no strength stayed within the budgets"
+            stop = Stop(reason="outside_budgets", explanation=outside)
             break
         summary.write(context.folder)
     return summary.model_copy(update={"stop": stop, "status": "complete"})

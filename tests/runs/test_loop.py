@@ -161,7 +161,7 @@ def test_a_round_outside_every_budget_is_not_applied(folder, tmp_path):
         return {"forget": 1.0, "use": 1.0 if base else 0.1, "degenerate": 0.0}
 
     summary = rounds.run(parse_config(config), task=tiny.EchoTask(only_the_base_is_useful))
-    assert summary.stop.reason == "utility_floor"
+    assert summary.stop.reason == "outside_budgets"
     assert summary.selected_round == 0
     assert summary.rounds[0].accepted is False and summary.rounds[0].metrics is None
     assert RunSummary.read(tmp_path / "run") == summary

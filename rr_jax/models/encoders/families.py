@@ -1,4 +1,4 @@
-"""The supported families of encoders: config fields, labels and weight names of Hugging Face, translated into ours.
+"""Describes the families of encoders: config fields, labels and weight names of Hugging Face, translated into ours.
 
 Fields follow the rule of the decoders' families, and weights the same `Tensor` tables: a family of encoders is data
 alone, because one forward pass serves all. Nothing here opens a file.

@@ -1,5 +1,5 @@
-"""The model families, found by what config.json says: one small module each, translating a Hugging Face config and weight
-names to ours.
+"""Finds the family of a model by what config.json says: one small module each, which translates a Hugging Face config and
+weight names to ours.
 
 To add a family, write a module with `MEMBERS`, and list it here, or let others find it: `FAMILIES.register(model_type,
 module)`, or an entry point `family.MODEL_TYPE`. A family of this package has two variants in the parity tests. Only names
@@ -55,7 +55,7 @@ def config_from_hf(hf: dict[str, Any]) -> ModelConfig:
 
 
 def _candidates(model_type: Any) -> Iterator[tuple[str, Any]]:
-    """All families by name, that of the model type first: mostly no other is imported."""
+    """Yields all families by name, that of the model type first: mostly no other is imported."""
     for name in sorted(FAMILIES.names(), key=lambda name: name != model_type):
         yield name, FAMILIES.get(name)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rr_jax.evaluate.metric import lowest_of
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.folder import read_json
 from rr_jax.runs.results import AttackResult, GridPoint, RoundResult, RunSummary
@@ -48,7 +49,7 @@ def _of_selected(summary: RunSummary) -> Row:
     """Returns the metrics of the selected round, or of the base model where none was selected."""
     selected, name = summary.selected, summary.forget_metric
     metrics = summary.base if selected is None else selected.metrics or {}
-    kept = {} if selected is None else selected.retention or {}
+    worst = None if selected is None else lowest_of(selected.retention or {})
     before = summary.base[name].value
     row: Row = {
         "true_data": summary.data == "true" and _applied(summary.rounds[0]),
@@ -56,7 +57,7 @@ def _of_selected(summary: RunSummary) -> Row:
         "forget_strength": 0.0 if selected is None else selected.forget_strength,
         "forget": metrics[name].value,
         "forget_share": metrics[name].value / before if before else 0.0,
-        "worst_retention": min((share.value for share in kept.values()), default=1.0),
+        "worst_retention": 1.0 if worst is None else worst[1].value,
     }
     fluency = [metric for metric in summary.utility_metrics if metric.endswith("perplexity")]
     row |= {"perplexity": metrics[fluency[0]].value} if fluency else {}
