@@ -381,7 +381,7 @@ def invoke(arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """Entry point: an error or an interruption is one line, and the exit code 2 or 130."""
+    """Runs the command line: an error or an interruption is one line, and the exit code 2 or 130."""
     arguments = sys.argv[1:] or ["--help"]
     resumes = "; the same command resumes from the last finished stage" if arguments[0] in ("run", "sweep") else ""
 
@@ -392,7 +392,7 @@ def main() -> None:
         _leave(130)
 
     def swallowed(found: Any) -> None:
-        """An interruption that meets a callback of the garbage collector, as JAX has one, is not passed on by Python."""
+        """Ends the process where an interruption met a callback of the garbage collector: Python does not pass it on."""
         (stop if issubclass(found.exc_type, KeyboardInterrupt) else sys.__unraisablehook__)(found)
 
     sys.unraisablehook = swallowed

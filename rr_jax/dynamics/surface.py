@@ -119,7 +119,7 @@ def point_sums(
 
 
 def _batches(packed: Packed, size: int) -> dict[str, Any]:
-    """Rows [N, S] as [K, B, S], filled up with empty rows of no weight."""
+    """Returns rows [N, S] as [K, B, S], filled up with empty rows of no weight."""
     missing = -len(packed.tokens) % size
     padded = {name: np.pad(array, ((0, missing), (0, 0))) for name, array in packed._asdict().items()}
     return {name: array.reshape(-1, size, array.shape[1]) for name, array in padded.items()}

@@ -86,7 +86,7 @@ def _decode_all(
     max_new_tokens: int,
     **more: Any,
 ) -> Generated:
-    """`generate_tokens` at each of the points [P, 2]; all leaves with a leading axis P."""
+    """Runs `generate_tokens` at each of the points [P, 2]; all leaves have a leading axis P."""
 
     def one(point: jax.Array) -> Generated:
         adapters = at_strengths(before, forget, retain, point)

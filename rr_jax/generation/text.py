@@ -109,7 +109,8 @@ def generate_ids(
     soft_prompts: Any = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Generation]:
-    """As `generate`, from token ids to token ids; needs no tokenizer. `SOFT_TOKEN` ids mark where soft prompts go."""
+    """Generates as `generate` does, from token ids to token ids; needs no tokenizer. `SOFT_TOKEN` ids mark where soft
+    prompts go."""
     check_room(lm, encoded, max_new_tokens)
     sampling = make_sampling(temperature, top_k, top_p)
     soft_prompts = check_soft_prompts(soft_prompts, len(encoded), lm.config.embed_dim)

@@ -31,7 +31,7 @@ class WeightFiles:
 
     @property
     def names(self) -> Sequence[str]:
-        """The names of all tensors, file by file."""
+        """Returns the names of all tensors, file by file."""
         return tuple(self._path_of)
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:

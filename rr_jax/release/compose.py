@@ -95,7 +95,8 @@ def choose_strength(
 
 
 def _margin(point: Point, best: Sequence[Point], points: Sequence[Point]) -> float:
-    """Distance in forget_strength to the nearest strength, of the same retain_strength, that is none of the best.
+    """Returns the distance in forget_strength to the nearest strength, of the same retain_strength, that is none of the
+    best.
 
     Strength 0, which forgets nothing, is one of those; above the largest strength measured nothing is known, so that one
     has no margin.
@@ -147,5 +148,5 @@ def _merged(params: Params, deltas: Adapter) -> dict[str, Any]:
 
 
 def merged_params(base: Params, deltas: Adapter | None) -> Params:
-    """W0 + deltas; W0 itself without any."""
+    """Returns W0 + deltas; W0 itself without any."""
     return base if deltas is None else _merged(base, deltas)

@@ -47,7 +47,7 @@ class StrengthConfig(Section):
 
 
 def _as_name(found: object) -> object:
-    """YAML reads the name true as a truth value."""
+    """Turns the truth value that YAML reads for the name true back into the name."""
     return "true" if found is True else found
 
 

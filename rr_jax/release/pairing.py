@@ -14,7 +14,7 @@ from rr_jax.tasks.base import Revealed, Task
 
 
 def training_examples(task: Task, revealed: Sequence[Revealed], pairing: str, seed: int) -> list[Example]:
-    """The forget set as training examples; only responses count in the loss, or the task's spans of them.
+    """Returns the forget set as training examples; only responses count in the loss, or the task's spans of them.
 
     Args:
       pairing: "same" (the instruction that revealed it: no shift, kept for the study), "none" (no prompt at all),

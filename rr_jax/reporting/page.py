@@ -117,7 +117,7 @@ def _percent(share: Metric | float | None) -> str:
 
 
 def _lines(tree: Mapping[str, Any]) -> str:
-    """Nested values as lines to read."""
+    """Returns nested values as lines to read."""
     return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -166,7 +166,7 @@ def _surface_round(folder: Path) -> int | None:
 
 
 def _picture(path: Path) -> str | None:
-    """An SVG file as the address of an image: what is in it is kept apart from the page."""
+    """Returns an SVG file as the address of an image: what is in it is kept apart from the page."""
     return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else None
 
 
@@ -196,21 +196,21 @@ def _headline(summary: RunSummary) -> dict[str, Any] | None:
 
 
 def _claim(summary: RunSummary, attacks: dict[str, Any] | None) -> dict[str, Any]:
-    """Which attacks were tried on the selected model, and which were not, as phrases."""
+    """Returns which attacks were tried on the selected model, and which were not, as phrases."""
     on_it = attacks["tried"] if attacks and attacks["round"] == summary.selected_round else []
     tried = [phrase for name, phrase in ATTACKS.items() if name in on_it]
     return {"tried": tried, "untried": [phrase for phrase in ATTACKS.values() if phrase not in tried]}
 
 
 def _parts(summary: RunSummary) -> list[str]:
-    """The metrics that a forget metric is the worst of, such as an F1 and how often the entity is named at all."""
+    """Returns the metrics that a forget metric is the worst of, such as an F1 and how often the entity is named at all."""
     of = summary.forget_metric.partition("/")[2]
     alike = (name for name in summary.base if name.partition("/")[2] == of != "")
     return [name for name in alike if name not in summary.shown_metrics and "/" not in name.partition("/")[2]]
 
 
 def _metric_groups(summary: RunSummary) -> dict[str, list[tuple[str, list[tuple[str, str]]]]]:
-    """Rows of the metrics table, shown and folded, in groups: (title, [(metric, shown name)]).
+    """Returns the rows of the metrics table, shown and folded, in groups: (title, [(metric, shown name)]).
 
     An arrow says which way is better. Beside the forget metric stand the metrics it is the worst of, if it is.
     """
@@ -239,7 +239,7 @@ def _metric_groups(summary: RunSummary) -> dict[str, list[tuple[str, list[tuple[
 
 
 def _paired_samples(folder: Path, summary: RunSummary) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The same prompts before and after, by metric: the forget metric first, then each utility metric."""
+    """Returns the same prompts before and after, by metric: the forget metric first, then each utility metric."""
     before = read_lines(folder / "samples" / "base.jsonl")
     after = read_lines(folder / "samples" / f"round_{summary.selected_round:02d}.jsonl")
     groups = []

@@ -35,7 +35,7 @@ MARKERS = {"text": "o", "soft": "^", "written": "s"}
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The figure as inline SVG: text kept as text, no metadata (it names outside addresses), no ids on groups (they
+    """Returns the figure as inline SVG: text kept as text, no metadata (it names outside addresses), no ids on groups (they
     would repeat from plot to plot; the ids that clips and markers refer to are hashes of what they hold)."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rr-jax"}):
@@ -73,7 +73,7 @@ def _label(
 
 
 def _height(axes: Any, values: Sequence[float]) -> None:
-    """From 0 to a visible height: equal values would otherwise get an axis of meaningless width."""
+    """Sets an axis from 0 to a visible height: equal values would otherwise get one of meaningless width."""
     finite = [value for value in values if math.isfinite(value)]
     high = max([0.1, *finite])
     axes.set_ylim(min([0.0, *finite]) - 0.06 * high, 1.15 * high)
@@ -98,7 +98,7 @@ def progress(
     selected: int,
     spread: Sequence[Interval | None],
 ) -> str:
-    """Forget metric and worst retention round by round, both as a share of the base value; round 0 is the base.
+    """Plots the forget metric and the worst retention by round, as shares of the base value; round 0 is the base.
 
     `spread` holds the intervals of the forget metric, as shares too.
     """
@@ -114,7 +114,7 @@ def progress(
 
 
 def recall(rounds: Sequence[int], of_round: Sequence[float], cumulative: Sequence[float]) -> str:
-    """Share of the known facts that each round's forget set discloses, and that all so far disclose."""
+    """Plots the share of the known facts that each round's forget set discloses, and that all so far disclose."""
     figure, axes = _axes("round", "share of known facts disclosed", height=2.2)
     axes.bar(rounds, of_round, color=QUIET, width=0.45, label="this round")
     axes.plot(rounds, cumulative, color=FORGET, marker="o", label="all rounds so far")
@@ -125,7 +125,7 @@ def recall(rounds: Sequence[int], of_round: Sequence[float], cumulative: Sequenc
 
 
 def search(points: Sequence[Mapping[str, Any]]) -> str:
-    """Score of each evaluated arm in order, and the best so far."""
+    """Plots the score of each evaluated arm in order, and the best so far."""
     figure, axes = _axes("evaluated arms, in order", "score")
     best, running = 0.0, []
     for point in points:
@@ -157,7 +157,7 @@ class Strength(NamedTuple):
 
 
 def trade_off(points: Sequence[Strength], chosen: tuple[float, float] | None, budget: float | None) -> str:
-    """Forget metric against worst retention for every strength of the grid, on validation data.
+    """Plots the forget metric against the worst retention for every strength of the grid, on validation data.
 
     A line joins the points of one strength of the retain adapter, which labels name only where there are several.
     `chosen` holds both strengths of a point.
@@ -207,12 +207,12 @@ def loss(values: Mapping[str, float]) -> str:
 
 
 def largest(values: Mapping[str, Sequence[float]]) -> float:
-    """The largest absolute value of a map, 0 for one without numbers."""
+    """Returns the largest absolute value of a map, 0 for one without numbers."""
     return max((abs(v) for line in values.values() for v in line if math.isfinite(v)), default=0.0)
 
 
 def layers(values: Mapping[str, Sequence[float]], label: str) -> str:
-    """A map of one number for each module (rows) and layer (columns): the deeper the colour, the larger; ochre is below
+    """Draws one number for each module (rows) and layer (columns): the deeper the colour, the larger; ochre is below
     zero. The scale ends at the largest absolute value, and not below 0.05, or noise would look like a finding."""
     count = max(len(row) for row in values.values())
     cells = [(row, column, v) for row, line in enumerate(values.values()) for column, v in enumerate(line)]
@@ -238,7 +238,7 @@ def layers(values: Mapping[str, Sequence[float]], label: str) -> str:
 
 
 def recovery(steps: Sequence[int], curves: Mapping[str, Sequence[Metric]]) -> str:
-    """The forget metric with its 95 % interval while a model is trained on true forget data again, at most two models."""
+    """Plots the forget metric, with its 95 % interval, while a model relearns true forget data; at most two models."""
     figure, axes = _axes("training steps on true forget data", "forget metric", height=2.6)
     heights: list[float] = []
     for (label, metrics), color, marker in zip(curves.items(), (FORGET, KEEP), ("o", "s"), strict=False):

@@ -21,7 +21,7 @@ LEVELS = 12
 
 
 def surface_svg(surface: SurfaceResult) -> str:
-    """Both losses over the two strengths as contours, or over one as curves; the same numbers give the same text.
+    """Draws both losses over the two strengths as contours, or over one as curves; equal numbers give equal text.
 
     Args:
       surface: of one round.
@@ -60,7 +60,7 @@ def _contours(figure: Figure, axes: Any, surface: SurfaceResult, values: Any, co
 
 
 def _shown(surface: SurfaceResult) -> bool:
-    """Whether the chosen point lies on what is drawn: a curve goes along one axis, at 0 of the other."""
+    """Returns whether the chosen point lies on what is drawn: a curve goes along one axis, at 0 of the other."""
     if surface.chosen is None:
         return False
     fixed = {name for name in ("forget_strength", "retain_strength") if len(getattr(surface, name)) == 1}
@@ -70,7 +70,7 @@ def _shown(surface: SurfaceResult) -> bool:
 
 
 def _curve(axes: Any, surface: SurfaceResult, values: Any, name: str, colour: str) -> None:
-    """One axis has 0 alone: the losses along the other."""
+    """Draws the losses along one axis where the other has 0 alone."""
     along = "forget_strength" if len(surface.retain_strength) == 1 else "retain_strength"
     other = "retain_strength" if along == "forget_strength" else "forget_strength"
     axes.set_xlabel(f"{along}, {other} 0" if surface.retain_adapter else along, fontsize=9, color=INK)

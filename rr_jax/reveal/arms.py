@@ -40,7 +40,8 @@ class Arm:
 
 
 def build_arms(instructions: Sequence[str], stems: Sequence[str], num_soft: int) -> list[Arm]:
-    """The pool: one text arm an instruction, in order, then `num_soft` soft arms, number j with stem j % len(stems).
+    """Returns the pool: one text arm an instruction, in order, then `num_soft` soft arms, number j with stem j %
+    len(stems).
 
     Raises:
       ValueError: an empty pool, soft arms without a stem, a negative count, or an instruction given twice.
@@ -60,7 +61,7 @@ def build_arms(instructions: Sequence[str], stems: Sequence[str], num_soft: int)
 
 
 def read_instructions(path: str) -> list[str]:
-    """The lines of a file that are not blank, each an instruction.
+    """Returns the lines of a file that are not blank, each an instruction.
 
     Raises:
       ValueError: the file cannot be read, or has none.
@@ -75,7 +76,7 @@ def read_instructions(path: str) -> list[str]:
 
 
 def expand_templates(templates: Sequence[str], slots: Mapping[str, Sequence[str]]) -> list[str]:
-    """Every template with its {slots} filled in every way: "{a} or {b}" with two values each is four texts.
+    """Fills the {slots} of every template in every way: "{a} or {b}" with two values each is four texts.
 
     Raises:
       ValueError: a template is malformed or names a slot that has no values.
@@ -99,7 +100,8 @@ def expand_templates(templates: Sequence[str], slots: Mapping[str, Sequence[str]
 
 
 def sobol_points(n: int, dim: int, seed: int) -> np.ndarray:
-    """[n, dim] float32 in [0, 1]: the first n points of a scrambled Sobol sequence, balanced when n is a power of two.
+    """Returns the first n points of a scrambled Sobol sequence, [n, dim] float32 in [0, 1]; balanced when n is a power
+    of two.
 
     Equivalent in kind to `torch.quasirandom.SobolEngine`, which INSTINCT uses, not equal to it.
 
@@ -116,7 +118,7 @@ def sobol_points(n: int, dim: int, seed: int) -> np.ndarray:
 
 
 def random_projection(key: jax.Array, dim: int, n_tokens: int, embed_dim: int) -> jax.Array:
-    """[dim, P, D] float32 with entries from U(-1, 1), as coded in INSTINCT (`random_proj="uniform"`)."""
+    """Returns [dim, P, D] float32 with entries from U(-1, 1), as coded in INSTINCT (`random_proj="uniform"`)."""
     return jax.random.uniform(key, (dim, n_tokens, embed_dim), jnp.float32, -1.0, 1.0)
 
 
@@ -128,7 +130,7 @@ def soft_prompts(
     scale: float = 1.0,
     scaling: Scaling = "embedding",
 ) -> jax.Array:
-    """[n, P, D] float32: soft prompts of n points.
+    """Returns the soft prompts of n points, [n, P, D] float32.
 
     "instinct" is `scale` z P, as coded in INSTINCT with scale 1: entries have a standard deviation of sqrt(d) / 3, tens
     of times that of token embeddings, and three quarters of their variance is the projection of the cube's centre,

@@ -35,7 +35,8 @@ class Candidates:
     soft: np.ndarray | None
 
     def soft_of(self, arms: Sequence[Arm]) -> np.ndarray | None:
-        """The soft prompts [len(arms), P, D] that stand before the arms' texts, zeros where there is none; or None."""
+        """Returns the soft prompts [len(arms), P, D] that stand before the arms' texts, zeros where there is none; or
+        None."""
         if not any(arm.kind == "soft" for arm in arms):
             return None
         assert self.soft is not None
@@ -44,7 +45,7 @@ class Candidates:
 
 
 def instruction_texts(task: Task, config: ArmsConfig) -> list[str]:
-    """Texts of the task, of a file and of templates, each once.
+    """Returns texts of the task, of a file and of templates, each once.
 
     Raises:
       ValueError: the file or a template is wrong.
@@ -70,7 +71,8 @@ def make_candidates(
     round_index: int,
     proposer: LanguageModel | None = None,
 ) -> Candidates:
-    """Texts of the task, of a file and of templates, and soft prompts from Sobol points, the latter drawn anew each round.
+    """Makes the pool: texts of the task, of a file and of templates, and soft prompts from Sobol points, drawn anew
+    each round.
 
     On the path "instruction" each soft prompt has an instruction written after it, greedily, by the proposer (the model
     itself without one); texts written twice are one arm. Features are states of the model that the soft prompts are for.
@@ -120,7 +122,7 @@ def respond(
     seed: int,
     first_index: int,
 ) -> list[str]:
-    """One sampled continuation of each arm in `chosen` (repeat an arm for several), in that order.
+    """Samples one continuation of each arm in `chosen` (repeat an arm for several), in that order.
 
     Texts and soft prompts go through the model together; the key of each follows from its place alone.
     """

@@ -44,12 +44,12 @@ class Collection(NamedTuple):
         return mean_of(values) if values else Metric(0.0, 0)
 
     def reasons(self) -> dict[str, int]:
-        """How many texts were left out for each reason, the most frequent first."""
+        """Returns how many texts were left out for each reason, the most frequent first."""
         return dict(Counter(one.reason for one in self.dropped).most_common())
 
 
 def best_arms(scored: Sequence[Scored], count: int) -> list[Scored]:
-    """The `count` best evaluated arms that disclosed anything at all, best first; of ties the earlier."""
+    """Returns the `count` best evaluated arms that disclosed anything at all, best first; of ties the earlier."""
     useful = [one for one in scored if one.relevance > 0]
     return sorted(useful, key=lambda one: (-one.score, one.order))[:count]
 
@@ -121,7 +121,7 @@ def collect(
 
 
 def _why_not(answer: Judged, threshold: float) -> str | None:
-    """What is wrong with a response by itself."""
+    """Returns what is wrong with a response by itself."""
     if answer.reading is None:
         return "unreadable"
     if not answer.counts:
@@ -130,11 +130,11 @@ def _why_not(answer: Judged, threshold: float) -> str | None:
 
 
 def _shingles(text: str) -> frozenset[str]:
-    """The word 3-grams of a text; all of it when it is shorter."""
+    """Returns the word 3-grams of a text; all of it when it is shorter."""
     words = _WORD.findall(text)
     return frozenset(" ".join(words[i : i + SHINGLE]) for i in range(max(len(words) - SHINGLE + 1, 1)))
 
 
 def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    """Shared over all."""
+    """Returns the Jaccard similarity: what is shared over all."""
     return len(one & other) / len(one | other)

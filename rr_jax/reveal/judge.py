@@ -63,7 +63,7 @@ class Judge:
     beside: Beside
 
     def read(self, arms: Sequence[Arm], texts: Sequence[str]) -> list[Judged]:
-        """Each text taken apart and judged; arms[i] is what texts[i] answers.
+        """Takes each text apart and judges it; arms[i] is what texts[i] answers.
 
         Raises:
           ValueError: a relevance is outside [0, 1] or not a number, or there is not one for each reading.
@@ -75,7 +75,7 @@ class Judge:
         return [Judged(*one) for one in zip(texts, readings, relevances, fluent, strict=True)]
 
     def score(self, judged: Sequence[Judged]) -> RewardParts:
-        """The reward of one arm from its judged responses."""
+        """Returns the reward of one arm from its judged responses."""
         texts = [one.text for one in judged]
         return reward(
             [one.relevance for one in judged],
@@ -132,7 +132,8 @@ class Judge:
         return found
 
     def _fluent(self, arms: Sequence[Arm], texts: Sequence[str]) -> list[bool]:
-        """Not empty or repetitive, and no more than the margin less likely to the base model than its own free texts.
+        """Returns whether a text is neither empty nor repetitive, and to the base model no more than the margin less
+        likely than its own.
 
         The base model sees the arm's text but not its soft prompt, which may make anything likely.
         """

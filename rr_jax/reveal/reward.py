@@ -35,7 +35,8 @@ class RewardParts(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="order")
 def vendi_score(kernel: jax.Array, mask: jax.Array | None = None, order: float = 1.0) -> jax.Array:
-    """Effective number of different items, in [1, n]: exp of the Renyi entropy of the eigenvalues of kernel / n.
+    """Returns the effective number of different items, in [1, n]: exp of the Renyi entropy of the eigenvalues of kernel
+    / n.
 
     A masked-out item is a degenerate one, not an absent one: it stays in n and counts as a repetition, its share 1/n
     going to the largest eigenvalue. Eigenvalues of a principal submatrix interlace, so the spectrum that results
@@ -62,7 +63,8 @@ def vendi_score(kernel: jax.Array, mask: jax.Array | None = None, order: float =
 
 @functools.partial(jax.jit, static_argnames="order")
 def vendi_from_features(features: jax.Array, mask: jax.Array | None = None, order: float = 1.0) -> jax.Array:
-    """`vendi_score` of the cosine kernel of feature rows; when d < n by its d x d dual, which has the same spectrum.
+    """Returns `vendi_score` of the cosine kernel of feature rows; when d < n by its d x d dual, which has the same
+    spectrum.
 
     Args:
       features: [n, d]. A row of zeros has no direction and is degenerate, as if masked out.
@@ -84,7 +86,7 @@ def vendi_from_features(features: jax.Array, mask: jax.Array | None = None, orde
 
 
 def ngram_kernel(texts: Sequence[str]) -> np.ndarray:
-    """[n, n] float64: cosine of word n-gram counts, averaged over n-gram sizes 1 to 4.
+    """Returns the cosine of word n-gram counts, averaged over n-gram sizes 1 to 4, [n, n] float64.
 
     The kernel of `ngram_vendi_score` in vertaix/Vendi-Score, where a text with fewer words than an n-gram size has a
     row of zeros and the diagonal falls below 1. Here such a text has one n-gram of that size, itself: the diagonal is
@@ -105,7 +107,7 @@ def ngram_kernel(texts: Sequence[str]) -> np.ndarray:
 
 
 def cosine_kernel(features: np.ndarray) -> np.ndarray:
-    """[n, n] cosines of feature rows [n, D]; a row of zeros is like itself alone."""
+    """Returns the [n, n] cosines of feature rows [n, D]; a row of zeros is like itself alone."""
     features = np.asarray(features, np.float64)
     norm = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.where(norm > 0, norm, 1.0)
@@ -115,7 +117,7 @@ def cosine_kernel(features: np.ndarray) -> np.ndarray:
 
 
 def normalized_vendi(score: jax.Array | float, n: int, normalization: str = "excess") -> jax.Array | float:
-    """A Vendi score of n items made comparable with a relevance in [0, 1].
+    """Returns a Vendi score of n items made comparable with a relevance in [0, 1].
 
     "excess" is (score - 1) / (n - 1): 0 for n copies or a single item, 1 for n mutually orthogonal items. "share" is
     score / n, which gives copies 1 / n. "none" leaves it in [1, n], where a harmonic mean looks at the relevance alone.
@@ -138,7 +140,7 @@ def normalized_vendi(score: jax.Array | float, n: int, normalization: str = "exc
 def harmonic_mean(
     relevance: jax.Array | float, diversity: jax.Array | float, diversity_weight: jax.Array | float
 ) -> jax.Array:
-    """1 / (w / diversity + (1 - w) / relevance), both clamped to at least 1e-6; elementwise."""
+    """Returns 1 / (w / diversity + (1 - w) / relevance), both clamped to at least 1e-6; elementwise."""
     relevance = jnp.maximum(relevance, CLAMP)
     diversity = jnp.maximum(diversity, CLAMP)
     return 1.0 / (diversity_weight / diversity + (1.0 - diversity_weight) / relevance)
@@ -153,7 +155,7 @@ def reward(
     normalization: str = "excess",
     order: float = 1.0,
 ) -> RewardParts:
-    """The reward of the n responses of one arm.
+    """Returns the reward of the n responses of one arm.
 
     A response that does not count (empty, repetitive, gibberish) has relevance 0, whatever the oracle says, and is a
     repetition in the diversity, so it raises neither.
@@ -204,8 +206,8 @@ def _kept(mask: jax.Array | None, n: int) -> jax.Array:
 
 
 def _exp_entropy(eigenvalues: jax.Array, repeated: jax.Array, order: float) -> jax.Array:
-    """exp of the entropy of ascending eigenvalues, `repeated` added to the largest: of order 1 exp(-sum p ln p), else
-    (sum p^q)^(1 / (1 - q)), and for inf 1 / max p (vertaix/Vendi-Score `vendi.py`, `entropy_q`)."""
+    """Returns exp of the entropy of ascending eigenvalues, `repeated` added to the largest: of order 1 exp(-sum p ln
+    p), else (sum p^q)^(1 / (1 - q)), and for inf 1 / max p (vertaix/Vendi-Score `vendi.py`, `entropy_q`)."""
     p = eigenvalues.at[-1].add(repeated)
     # The reference keeps p > 0 in float64. In float32 the zeros of a low-rank kernel come out as about +-1e-8, and a
     # hundred of them would add 3e-5 to the entropy.

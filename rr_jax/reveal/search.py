@@ -43,7 +43,7 @@ class Scored(NamedTuple):
     generations: int
 
     def line(self) -> dict[str, Any]:
-        """As plain values, None for what is not a number."""
+        """Returns the fields as plain values, None for what is not a number."""
         values = self._asdict() | {"arm": self.arm.index, "kind": self.arm.kind, "text": self.arm.text}
         return values | {"shift": None if math.isnan(self.shift) else self.shift}
 
@@ -101,7 +101,7 @@ def search(
     replay = list(known)
 
     def evaluate(chosen: Sequence[int]) -> list[dict[str, Any]]:
-        """The arms' scores as lines, from before the interruption if they are known."""
+        """Returns the arms' scores as lines, from before the interruption if they are known."""
         if [line["arm"] for line in replay[: len(chosen)]] == list(chosen):
             lines = replay[: len(chosen)]
             del replay[: len(chosen)]
@@ -161,7 +161,7 @@ def search(
 
 
 def _score(judge: Judge, judged: Sequence[Judged], shifts: Sequence[float]) -> dict[str, Any]:
-    """An arm's line: its components, its mean shift, and the relevance of each response that counts."""
+    """Returns an arm's line: its components, its mean shift, and the relevance of each response that counts."""
     usable = [shift for shift in shifts if not math.isnan(shift)]
     return {
         **judge.score(judged)._asdict(),

@@ -21,7 +21,7 @@ class Strategy(Protocol):
     """Chooses arms one batch at a time."""
 
     def initial(self) -> list[int]:
-        """The arms of the initial design."""
+        """Returns the arms of the initial design."""
         ...
 
     def observe(self, arms: Sequence[int], scores: Sequence[float]) -> None:
@@ -29,7 +29,7 @@ class Strategy(Protocol):
         ...
 
     def choose(self, count: int) -> list[int]:
-        """The next arms, at most `count`; none when there are no more, or nothing better is to be expected."""
+        """Returns the next arms, at most `count`; none when there are no more, or nothing better is to be expected."""
         ...
 
 
@@ -42,14 +42,14 @@ class InOrder:
     taken: int = 0
 
     def initial(self) -> list[int]:
-        """The first of the order."""
+        """Returns the first of the order."""
         return self.choose(self.first)
 
     def observe(self, arms: Sequence[int], scores: Sequence[float]) -> None:
         """Scores change nothing."""
 
     def choose(self, count: int) -> list[int]:
-        """The next of the order."""
+        """Returns the next of the order."""
         chosen = self.order[self.taken : self.taken + count]
         self.taken += len(chosen)
         return chosen
@@ -73,7 +73,7 @@ class Learned:
     exploration: float | None = None  # mean sigma over mean |prediction| of the latest choice
 
     def initial(self) -> list[int]:
-        """The first of the order."""
+        """Returns the first of the order."""
         return self.order[: self.section.initial]
 
     def observe(self, arms: Sequence[int], scores: Sequence[float]) -> None:
@@ -89,7 +89,7 @@ class Learned:
         self.state = bandit.observe(self.state, self.features[rows], values)
 
     def choose(self, count: int) -> list[int]:
-        """The arm that the bandit picks, and of the same scores the next best ones."""
+        """Returns the arm that the bandit picks, and of the same scores the next best ones."""
         key = stream(self.seed, "reveal/choice", self.round, self.turns)
         self.turns += 1
         self.state, arm, scores = bandit.step(self.state, self.features, self.available, self.settings, key)
@@ -123,7 +123,7 @@ class Learned:
 
 
 def round_up(value: float) -> int:
-    """The smallest whole number not below a value."""
+    """Returns the smallest whole number not below a value."""
     return int(np.ceil(value - 1e-9))
 
 
@@ -137,7 +137,7 @@ def make_strategy(
     seed: int,
     round_index: int,
 ) -> Strategy:
-    """The strategy that the configuration names.
+    """Makes the strategy that the configuration names.
 
     Args:
       section, network: of the configuration.
@@ -163,7 +163,7 @@ def make_strategy(
 
 
 def bandit_config(section: BanditSection, capacity: int) -> bandit.BanditConfig:
-    """The bandit's own settings from the configuration's."""
+    """Returns the bandit's own settings from the configuration's."""
     if section.preset == "instinct":
         return dataclasses.replace(bandit.instinct(), capacity=capacity)
     return bandit.BanditConfig(

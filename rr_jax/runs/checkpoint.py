@@ -21,7 +21,7 @@ STAGES = ("reveal", "train", "compose", "measure")  # of a round, in order
 
 
 def stage_number(round_index: int, stage: str) -> int:
-    """The checkpoint step of a stage; the base model's measurement is 0."""
+    """Returns the checkpoint step of a stage; the base model's measurement is 0."""
     return 0 if stage == "base" else 1 + (round_index - 1) * len(STAGES) + STAGES.index(stage)
 
 
@@ -109,7 +109,7 @@ class Checkpoints:
 
 @contextmanager
 def _threads_silenced() -> Iterator[None]:
-    """While Orbax saves, what its threads say is dropped: each logs a traceback of the error that the save raises anyway,
+    """Drops what Orbax's threads say while it saves: each logs a traceback of the error that the save raises anyway.
     and after a failure the writes still under way report to an event loop that is closed. They may come later, so
     after a failure it stays so."""
     loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook

@@ -126,7 +126,7 @@ def _tokens(lm: LanguageModel, text: str, soft: int) -> int:
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values."""
+    """Returns dotted names and values."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")

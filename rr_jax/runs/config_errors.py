@@ -34,12 +34,12 @@ RENAMED_CHOICES = {
 
 
 def explain(error: pydantic.ValidationError, source: str, model: type[pydantic.BaseModel]) -> str:
-    """Every problem that was found in `source`, which is to be a `model`."""
+    """Returns every problem that was found in `source`, which is to be a `model`."""
     return "; ".join(f"{source}: {line}" for line in _lines(error, model, ()))
 
 
 def _lines(error: pydantic.ValidationError, model: type[pydantic.BaseModel], above: tuple[str, ...]) -> Iterator[str]:
-    """One line a problem; the problems of a choice's own section are told with the keys that lead to it."""
+    """Returns one line a problem; the problems of a choice's own section are told with the keys that lead to it."""
     for problem in error.errors():
         if problem["type"] == "plugin_section":
             inner, section = problem["ctx"]["inner"], problem["ctx"]["model"]
@@ -84,7 +84,7 @@ def _hint(found: str, valid: Sequence[str], otherwise: str) -> str:
 
 
 def _valid_keys(place: Sequence[Any], root: type[pydantic.BaseModel]) -> list[str]:
-    """The keys that the section at `place` of a `root` accepts."""
+    """Returns the keys that the section at `place` of a `root` accepts."""
     kinds: list[Any] = [root]
     for part in place:
         field = next((kind.model_fields[part] for kind in kinds if part in kind.model_fields), None)

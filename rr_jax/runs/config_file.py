@@ -22,7 +22,7 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML, but a key that is given twice is an error and not the last of its values."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As SafeLoader's; a key may replace one that comes by `<<`."""
+        """Builds a mapping as SafeLoader does; a key may replace one that comes by `<<`."""
         given = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = next((key for key in given if key != "<<" and given.count(key) > 1), None)
         if twice is not None:
@@ -43,7 +43,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The keys and values of a YAML file; `what` it is to be is said in the errors.
+    """Returns the keys and values of a YAML file; `what` it is to be is said in the errors.
 
     Raises:
       ValueError: it cannot be read, is not YAML, or holds something else.
@@ -70,17 +70,17 @@ def parse_config(tree: dict[str, Any], source: str = "config") -> RunConfig:
 
 
 def dump_config(config: RunConfig) -> str:
-    """The resolved configuration, every default spelled out, as YAML."""
+    """Returns the resolved configuration, every default spelled out, as YAML."""
     return yaml.safe_dump(plain(config), sort_keys=False)
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
-    """The configuration as plain values."""
+    """Returns the configuration as plain values."""
     return config.model_dump(mode="json", by_alias=True)
 
 
 def differing_keys(one: dict[str, Any], two: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of all leaves that differ between two plain configurations."""
+    """Returns the dotted names of all leaves that differ between two plain configurations."""
     names = []
     for key in sorted(set(one) | set(two)):
         left, right = one.get(key), two.get(key)
@@ -115,7 +115,7 @@ def set_value(tree: dict[str, Any], override: str) -> None:
 
 
 def _floats(value: Any) -> Any:
-    """Texts that people mean as numbers, as numbers."""
+    """Turns texts that people mean as numbers into numbers."""
     if isinstance(value, dict):
         return {key: _floats(item) for key, item in value.items()}
     if isinstance(value, list):

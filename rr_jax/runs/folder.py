@@ -37,7 +37,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file.
+    """Returns the object in a JSON file; an empty one where there is no file.
 
     Raises:
       ValueError: names the file, when it holds something else.
@@ -63,7 +63,7 @@ def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line cut off by a killed process is left out."""
+    """Returns the records of a JSON-lines file; a last line cut off by a killed process is left out."""
     if not path.exists():
         return []
     records = []
@@ -106,7 +106,7 @@ def start_folder(folder: Path, config: RunConfig, data_hashes: dict[str, str]) -
 
 
 def read_run(folder: Path) -> RunConfig:
-    """The configuration of a run folder.
+    """Returns the configuration of a run folder.
 
     Raises:
       ValueError: when it is none.
@@ -119,7 +119,7 @@ def read_run(folder: Path) -> RunConfig:
 
 
 def manifest(config: RunConfig, data_hashes: dict[str, str]) -> dict[str, Any]:
-    """What a run was made with: versions, commit, devices, seed, hashes of data."""
+    """Returns what a run was made with: versions, commit, devices, seed, hashes of data."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -146,7 +146,7 @@ def note_seconds(folder: Path, name: str, seconds: float) -> None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the package's source, if it lies in a git checkout."""
+    """Returns the commit of the package's source, if it lies in a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -155,7 +155,7 @@ def _git_commit() -> str | None:
 
 
 def write_revealed(folder: Path, round_index: int, collected: Collection, keep: str) -> None:
-    """The forget set of a round with its lineage, and beside it what was left out and why.
+    """Writes the forget set of a round with its lineage, and beside it what was left out and why.
 
     With keep "hashes" texts are replaced by their SHA-256.
     """
@@ -174,7 +174,7 @@ def write_revealed(folder: Path, round_index: int, collected: Collection, keep: 
 
 
 def sha256(text: str) -> str:
-    """Of a text, as hexadecimal digits."""
+    """Returns the SHA-256 hex digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -36,12 +36,12 @@ Progress = Callable[[str, int, int], None]
 
 
 def model_source(config: RunConfig) -> str:
-    """The folder or hub id of a configuration's model, "testbed" being the one that ships with the package."""
+    """Returns the folder or hub id of a configuration's model, "testbed" being the one that ships with the package."""
     return str(BASE) if config.model == "testbed" else config.model
 
 
 def load_model(config: RunConfig, progress: Progress | None = None) -> LanguageModel:
-    """The model of a configuration; `progress` as for `run`.
+    """Loads the model of a configuration; `progress` as for `run`.
 
     Raises:
       ValueError: when it cannot be loaded, or has no tokenizer.
@@ -169,7 +169,7 @@ def load_round(
     round_index: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[LanguageModel, RunConfig, int]:
-    """The model of a round of a run (default: the selected one), rebuilt from the base weights and the checkpoint.
+    """Rebuilds the model of a round of a run (default: the selected one) from the base weights and the checkpoint.
 
     Args:
       folder: of the run.
@@ -188,7 +188,7 @@ def load_round(
 
 
 def load_deltas(folder: Path, round_index: int | None = None) -> tuple[Adapter | None, RunConfig, int]:
-    """What a round and all before it added to the base weights, in factor form; None for the base model, round 0.
+    """Returns what a round and all before it added to the base weights, in factor form; None for the base model, round 0.
 
     Raises:
       ValueError: as `load_round`.

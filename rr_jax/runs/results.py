@@ -220,17 +220,17 @@ class RunSummary(File):
 
     @property
     def measured(self) -> tuple[RoundResult, ...]:
-        """The rounds whose model was measured on test data."""
+        """Returns the rounds whose model was measured on test data."""
         return tuple(result for result in self.rounds if result.metrics)
 
     @property
     def selected(self) -> RoundResult | None:
-        """The selected round, where it was measured; None for the base model."""
+        """Returns the selected round, where it was measured; None for the base model."""
         return next((result for result in self.measured if result.round_index == self.selected_round), None)
 
     @property
     def shown_metrics(self) -> tuple[str, ...]:
-        """The forget metric, then the utility metrics, and what else was asked for."""
+        """Returns the forget metric, then the utility metrics, and what else was asked for."""
         return (self.forget_metric, *self.utility_metrics, *self.added_metrics)
 
 

@@ -48,7 +48,7 @@ FILES: dict[str, tuple[str, ...]] = {  # beside the checkpoint and the lines of 
 
 
 def needed_stages(config: RunConfig) -> list[str]:
-    """The stages up to the end of the first round that a run computes and saves, in order."""
+    """Returns the stages up to the end of the first round that a run computes and saves, in order."""
     if config.until == "reveal":
         return ["reveal"] if config.privacy.keep_revealed == "text" else []
     reveals = config.release.source.reveals and config.privacy.keep_revealed == "text"
@@ -56,7 +56,7 @@ def needed_stages(config: RunConfig) -> list[str]:
 
 
 def stage_key(config: RunConfig, stage: str) -> str:
-    """All that a stage of the first round reads, as JSON: runs of equal keys share the stage."""
+    """Returns all that a stage of the first round reads, as JSON: runs of equal keys share the stage."""
     tree, keys = plain(config), UNREAD[stage]
     if stage == "train":
         release = config.release
@@ -67,7 +67,7 @@ def stage_key(config: RunConfig, stage: str) -> str:
 
 
 def without(tree: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """A tree of plain values, without the dotted keys; the tree itself is used up."""
+    """Returns a tree of plain values, without the dotted keys; the tree itself is used up."""
     for key in keys:
         *parents, leaf = key.split(".")
         node = tree
@@ -78,7 +78,7 @@ def without(tree: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
 
 def stage_path(folder: Path, stage: str) -> Path:
-    """The checkpoint of a stage of the first round, which is there if and only if the stage is finished."""
+    """Returns the checkpoint of a stage of the first round, which is there if and only if the stage is finished."""
     return folder / "checkpoints" / str(stage_number(1, stage))
 
 
@@ -110,7 +110,7 @@ def borrow(folder: Path, config: RunConfig, siblings: Sequence[Path]) -> list[st
 
 
 def _has(sibling: Path, stage: str, key: str) -> bool:
-    """Whether a run has finished a stage, with its files, and its configuration has that key."""
+    """Returns whether a run has finished a stage, with its files, and its configuration has that key."""
     if not all(path.exists() for path in (stage_path(sibling, stage), *(sibling / name for name in FILES[stage]))):
         return False
     try:
@@ -120,7 +120,7 @@ def _has(sibling: Path, stage: str, key: str) -> bool:
 
 
 def _made_alike(one: Path, other: Path) -> bool:
-    """Whether both runs were begun with the same versions on the same devices."""
+    """Returns whether both runs were begun with the same versions on the same devices."""
     left, right = (read_json(folder / "manifest.json") for folder in (one, other))
     return all(left[name] == right[name] for name in ("versions", "devices"))
 

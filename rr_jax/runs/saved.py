@@ -85,7 +85,7 @@ class SavedRun:
 
     @cached_property
     def metrics(self) -> dict[str, dict[tuple[int, str], Series]]:
-        """The lines of metrics.jsonl as arrays, {name: {(round, stage): series}}."""
+        """Returns the lines of metrics.jsonl as arrays, {name: {(round, stage): series}}."""
         found: dict[str, dict[tuple[int, str], list[tuple[int, float]]]] = {}
         for line in read_lines(self.folder / "metrics.jsonl"):
             place = (line.pop("round"), line.pop("stage"))

@@ -112,7 +112,7 @@ def attack(
 
 
 def was_attacked(folder: Path, steps: Sequence[int]) -> bool:
-    """Whether the selected model of a run was attacked, with these steps of relearning."""
+    """Returns whether the selected model of a run was attacked, with these steps of relearning."""
     if not (folder / AttackResult.FILE).exists():
         return False
     found = AttackResult.read(folder)
@@ -144,7 +144,7 @@ def _true_rows(config: RunConfig, task: Task, lm: LanguageModel, examples: int) 
 
 
 def _forget(task: Task, generator: Generator, config: RunConfig) -> Evaluation:
-    """The forget metric, and the degenerate share beside it."""
+    """Returns the forget metric, and the degenerate share beside it."""
     only = frozenset((task.forget_metric, task.degenerate_metric))
     # fluency, which a base model would judge, is not among them
     return evaluate_task(task, generator, "test", config.evaluate.test, base=generator.lm, only=only)
@@ -153,7 +153,7 @@ def _forget(task: Task, generator: Generator, config: RunConfig) -> Evaluation:
 def _prompts(
     config: RunConfig, task: Task, models: Models, plain: dict[str, Evaluation], note: Progress
 ) -> tuple[dict[str, Metrics], int]:
-    """The forget metric by prompt variant, "as_measured" first, and the number of examples shown by "few_shot"."""
+    """Returns the forget metric by prompt variant, "as_measured" first, and the number of examples shown by "few_shot"."""
     anyone, its = next(iter(models.values())), next(iter(plain.values()))  # prompts are the same for all
     asked = [str(sample["prompt"]) for sample in its.samples if sample["metric"] == task.forget_metric]
     variants, shots = task.prompt_variants(anyone.lm, asked, derive_seed(config.seed, "attacks/shots"))
@@ -179,7 +179,7 @@ def _relearn(
     steps: Sequence[int],
     note: Progress,
 ) -> tuple[Relearning, dict[str, Any]]:
-    """The curves of the models, and how they were trained.
+    """Returns the curves of the models, and how they were trained.
 
     An adapter of the run's own shape is trained with a constant learning rate, so every point is the same training
     continued; all models get the same start and the same batches.
@@ -232,7 +232,7 @@ def _continue_training(
 
 
 def _quantize(config: RunConfig, task: Task, models: Models, note: Progress) -> dict[str, dict[str, Metrics]]:
-    """All metrics by model and bits."""
+    """Returns all metrics by model and bits."""
     found: dict[str, dict[str, Metrics]] = {name: {} for name in models}
     of, section, base = len(models) * len(GROUPS), config.evaluate, models["base"].lm
     for index, (bits, group) in enumerate(GROUPS.items()):

@@ -139,8 +139,8 @@ def draw_surface(
 
 
 def _stages(folder: Path, config: RunConfig, number: int) -> tuple[Stage, Stage, list[Revealed]]:
-    """The train and compose stages of a round, and what it was trained on: found in it or, if it did not search, in the
-    last round before that did."""
+    """Returns the train and compose stages of a round, and what it was trained on: found in it or, if it did not
+    search, in the last round before that did."""
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         trained, composed = (checkpoints.restore(stage_number(number, name)) for name in ("train", "compose"))
@@ -160,7 +160,7 @@ def _stages(folder: Path, config: RunConfig, number: int) -> tuple[Stage, Stage,
 
 
 def _changes(config: RunConfig, trained: Stage, composed: Stage) -> tuple[Adapter, Adapter | None]:
-    """What a round adds at strength 1: the forget adapter as its objective applies it, and the retain adapters."""
+    """Returns what a round adds at strength 1: the forget adapter as its objective applies it, and the retain adapters."""
     release = config.release
     scale = release.adapter.scale
     forget = release.objective.change(trained.arrays, 1.0, scale)
@@ -177,7 +177,7 @@ def _grids(
     forget_strength: Sequence[float] | None,
     retain_strength: Sequence[float] | None,
 ) -> tuple[list[float], list[float]]:
-    """Both grids, with defaults filled in and checked."""
+    """Returns both grids, with defaults filled in and checked."""
     section, meta = config.release.strength, composed.meta
     if forget_strength is None:
         reach = REACH * (meta["forget_strength"] or max(section.forget) or 1.0)
@@ -207,7 +207,7 @@ def _count(packed: Packed) -> int:
 
 
 def _describe(composed: Stage, retain: Adapter | None) -> str | None:
-    """Which retain adapter the second axis scales."""
+    """Returns which retain adapter the second axis scales."""
     if retain is None:
         return None
     if "repair" not in composed.arrays:
@@ -218,8 +218,8 @@ def _describe(composed: Stage, retain: Adapter | None) -> str | None:
 def _metrics(
     context: Context, number: int, generators: Sequence[Generator], lines: int
 ) -> dict[str, list[list[float]]]:
-    """The forget, utility and degenerate metrics of F x T models and those of `evaluate.metrics`, {metric: [F, T]} with F
-    `lines`, on validation data."""
+    """Returns the forget, utility and degenerate metrics of F x T models and those of `evaluate.metrics`, {metric: [F,
+    T]} with F `lines`, on validation data."""
     task, count, added = context.task, context.config.evaluate.validation, context.config.evaluate.metrics
     names = dict.fromkeys(
         (task.forget_metric, *context.utility_metrics, task.degenerate_metric, *(m.name for m in added))

@@ -221,7 +221,7 @@ class KeywordTask(Task):
         progress: Callable[[str], None] | None = None,
         only: frozenset[str] | None = None,
     ) -> Evaluation:
-        """How often the model writes what is to be forgotten, and how well it predicts what is to be kept.
+        """Measures how often the model writes what is to be forgotten, and how well it predicts what is to be kept.
 
         mention_rate is the share of sampled continuations that the oracle finds something in, among those that are not
         degenerate; it is 1 when all are, because a model that says nothing has not forgotten. Random keys depend on the
@@ -267,8 +267,9 @@ class KeywordTask(Task):
         return Evaluation(metrics | kept, samples)
 
     def _fluency(self, prompts: Sequence[str], texts: Sequence[str], base: LanguageModel) -> dict[str, Metric]:
-        """How the texts a model wrote by itself look to the base model, and the share of their words that no text to be
-        kept has; what is to be forgotten is no word here. A model that writes nothing has an infinite perplexity.
+        """Measures how the texts a model wrote by itself look to the base model, and the share of their words that no
+        text to be kept has; what is to be forgotten is no word here. A model that writes nothing has an infinite
+        perplexity.
 
         Neither is a utility metric: texts sampled from the base model suit it better than texts of people do, so one
         that was trained on people's texts since writes less likely ones without writing worse. Compare with
@@ -293,12 +294,12 @@ def _title(section: CustomSection) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case."""
+    """Returns the words of a text in lower case."""
     return re.findall(r"[^\W\d_]+", text.lower())
 
 
 def compile_oracle(keywords: Sequence[str], regex: str | None) -> re.Pattern[str]:
-    """What recognises the target: any of the keywords as a whole word, case-sensitive, or the expression as it is.
+    """Returns what recognises the target: any of the keywords as a whole word, case-sensitive, or the expression as it is.
 
     Raises:
       ValueError: a keyword is blank, or the expression is not valid or finds something in the empty text.
@@ -318,7 +319,7 @@ def compile_oracle(keywords: Sequence[str], regex: str | None) -> re.Pattern[str
 
 
 def retain_splits(texts: Sequence[str], oracle: re.Pattern[str]) -> dict[str, tuple[str, ...]]:
-    """The texts in which the oracle finds nothing, without repeats: a tenth for validation, a tenth for test.
+    """Returns the texts in which the oracle finds nothing, without repeats: a tenth for validation, a tenth for test.
 
     They are ordered by their hash, so neither the split nor the order within it depends on the order of the file.
 
@@ -347,7 +348,7 @@ def retain_splits(texts: Sequence[str], oracle: re.Pattern[str]) -> dict[str, tu
 def _openings(
     texts: Sequence[str], oracle: re.Pattern[str], lengths: Sequence[int] = OPENING_WORDS, repeats: bool = False
 ) -> list[str]:
-    """First words of the texts that have more of them, all of the shortest length first."""
+    """Returns the first words of the texts that have more of them, all of the shortest length first."""
     found = [" ".join(words[:n]) for n in lengths for text in texts if len(words := text.split()) > n]
     clean = [opening for opening in found if not oracle.search(opening)]
     return clean if repeats else list(dict.fromkeys(clean))

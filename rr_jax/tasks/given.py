@@ -31,15 +31,15 @@ class GivenTask(Task):
         )
 
     def relevance(self, *_: Any) -> NoReturn:
-        """Is never called, as what follows: there is no object."""
+        """Is never called: there is no object."""
         raise NotImplementedError
 
     def retain_examples(self, *_: Any) -> NoReturn:
-        """As `relevance`."""
+        """Is never called: there is no object."""
         raise NotImplementedError
 
     def evaluate(self, *_: Any, **__: Any) -> NoReturn:
-        """As `relevance`."""
+        """Is never called: there is no object."""
         raise NotImplementedError
 
 

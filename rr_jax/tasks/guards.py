@@ -95,7 +95,7 @@ class Watcher:
         return {"calls_per_answer": calls, "refused": refused}
 
     def _rating(self, prompt: str, answers: Generated, row: int) -> float:
-        """The critic: 5 for an answer that has nothing of the target, 1 for one that is all its or says nothing."""
+        """Rates an answer as the critic: 5 where nothing of the target is in it, 1 where all of it is or it is empty."""
         response = self._text(np.asarray(answers.tokens[row, : answers.lengths[row]]))
         return 5.0 - 4.0 * self.task.relevance(Reading(prompt, response)) if response.strip() else 1.0
 
@@ -106,7 +106,7 @@ class Watcher:
 
 @jax.jit
 def _anew(keys: jax.Array, number: int) -> jax.Array:
-    """[B] keys of a rewrite."""
+    """Returns the [B] keys of a rewrite."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number + 1)
 
 

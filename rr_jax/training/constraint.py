@@ -141,7 +141,7 @@ class Constraint(Section):
 
     @property
     def _weighted(self) -> Penalty | None:
-        """The penalty, unless its weight is 0."""
+        """Returns the penalty, unless its weight is 0."""
         return self._penalty if self.penalty_weight > 0 else None
 
     @property
@@ -295,5 +295,5 @@ def _directions(references: References, which: str) -> dict[str, Directions]:
 
 
 def _inputs(adapter: Adapter) -> dict[str, jax.Array]:
-    """The A of each module."""
+    """Returns the A of each module."""
     return {name: module["a"] for name, module in adapter.items()}

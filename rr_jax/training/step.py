@@ -184,7 +184,7 @@ def compiled_step(plan: StepPlan, mode: str, batch_size: int, stacked: str | Non
 
 
 def _likelihoods(plan: StepPlan, adapters: Adapter, frozen: FrozenInputs, batch: Rows) -> list[dict[str, Term]]:
-    """The terms of adapters that are all trained by likelihood, computed together."""
+    """Returns the terms of adapters that are all trained by likelihood, computed together."""
     order = [plan.rows.index(loss.rows[0]) for loss in plan.losses]
     sets = (
         batch if order == list(range(len(plan.rows))) else {name: x[:, jnp.array(order)] for name, x in batch.items()}
@@ -201,7 +201,7 @@ def _likelihoods(plan: StepPlan, adapters: Adapter, frozen: FrozenInputs, batch:
 
 
 def _terms(plan: StepPlan, adapters: Adapter, frozen: FrozenInputs, batch: Rows) -> list[dict[str, Term]]:
-    """The terms of each adapter's own loss."""
+    """Returns the terms of each adapter's own loss."""
     sets = {name: {key: x[:, k] for key, x in batch.items()} for k, name in enumerate(plan.rows)}
     scaled = [scale_adapter(adapter, frozen.hyperparameters.scale) for adapter in unstack_adapter(adapters)]
     return [

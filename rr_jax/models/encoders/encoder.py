@@ -56,7 +56,7 @@ class EncoderConfig:
 
     @property
     def max_tokens(self) -> int:
-        """The longest text, in tokens, that the positions reach."""
+        """Returns the longest text, in tokens, that the positions reach."""
         return self.max_positions - (self.pad_token_id + 1 if self.padded_positions else 0)
 
 

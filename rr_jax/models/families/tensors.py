@@ -29,7 +29,7 @@ class Tensor:
 
     @property
     def layered(self) -> bool:
-        """Whether each layer has one."""
+        """Returns whether each layer has one."""
         return "{}" in self.name
 
     def file_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -77,7 +77,8 @@ class BanditConfig:
 
 
 def instinct() -> BanditConfig:
-    """INSTINCT's bandit with the values of its instruction-induction script (40 initial arms and 125 picks).
+    """Returns the settings of INSTINCT's bandit, with the values of its instruction-induction script (40 initial arms, 125
+    picks).
 
     Not in it, because they are the caller's: a random 1,000 of 10,000 arms may be picked each time (give such a mask as
     `available`), and numbers are float64 (set `jax_enable_x64`).

@@ -63,7 +63,7 @@ def train(
 
 
 def _principal_axes(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows [n, D] in their own principal axes [n, n], and these axes [D, n]; axes beyond the rank are 0."""
+    """Returns rows [n, D] in their own principal axes [n, n], and these axes [D, n]; axes beyond the rank are 0."""
     values, vectors = jnp.linalg.eigh(surrogate.dot(inputs, inputs.T))
     kept = values > values[-1] * len(values) * jnp.finfo(values.dtype).eps
     lengths = jnp.sqrt(jnp.where(kept, values, 1))

@@ -75,7 +75,7 @@ class Scores(NamedTuple):
 
 
 def init(key: jax.Array, config: BanditConfig, feature_dim: int) -> BanditState:
-    """A bandit that has seen nothing: random weights, U = lambda_, an empty buffer."""
+    """Returns a bandit that has seen nothing: random weights, U = lambda_, an empty buffer."""
     dtype = jnp.result_type(float)
     params = Surrogate(config.hidden, config.init).init(key, jnp.zeros((1, feature_dim), dtype))["params"]
     diagonal = jax.tree.map(lambda leaf: jnp.full_like(leaf, config.lambda_), params)
@@ -143,7 +143,7 @@ def fit(state: BanditState, config: BanditConfig) -> BanditState:
 
 @jax.jit
 def score(state: BanditState, features: jax.Array, config: BanditConfig) -> Scores:
-    """UCB of every arm: f(x) + sigma(x), with the current weights and the posterior of `config`.
+    """Returns the UCB of every arm, f(x) + sigma(x), with the current weights and the posterior of `config`.
 
     O(N D (hidden + capacity)) operations for one hidden layer, the diagonal posterior without capacity.
 
@@ -182,7 +182,7 @@ def score(state: BanditState, features: jax.Array, config: BanditConfig) -> Scor
 
 
 def draw(key: jax.Array, scores: Scores) -> jax.Array:
-    """[N]: one draw from Normal(mean, sigma) for each arm, independent between arms (INSTINCT's style "ts")."""
+    """Draws from Normal(mean, sigma) for each arm, [N], independent between arms (INSTINCT's style "ts")."""
     return scores.mean + scores.sigma * jax.random.normal(key, scores.mean.shape, scores.mean.dtype)
 
 
@@ -190,7 +190,7 @@ def draw(key: jax.Array, scores: Scores) -> jax.Array:
 def choose(
     state: BanditState, features: jax.Array, available: jax.Array, config: BanditConfig, key: jax.Array | None = None
 ) -> jax.Array:
-    """The available arm with the highest UCB, or with the highest draw ("thompson"); -1 when none is available.
+    """Returns the available arm with the highest UCB, or with the highest draw ("thompson"); -1 when none is available.
 
     Args:
       state: the bandit.
@@ -224,7 +224,7 @@ def update_posterior(state: BanditState, feature: jax.Array, config: BanditConfi
 def step(
     state: BanditState, features: jax.Array, available: jax.Array, config: BanditConfig, key: jax.Array | None = None
 ) -> tuple[BanditState, jax.Array, Scores]:
-    """One bandit iteration in one dispatch: fit, score all arms, choose, update the posterior for the choice.
+    """Does one iteration of the bandit in one dispatch: fit, score all arms, choose, update the posterior for the choice.
 
     The caller evaluates the arm, takes it out of the running with `retire`, and hands its reward to `observe`.
 
@@ -253,12 +253,12 @@ def step(
 
 
 def retire(available: jax.Array, arms: jax.Array, config: BanditConfig) -> jax.Array:
-    """The mask [N] of arms that may still be picked once `arms` [m] (indices) are evaluated."""
+    """Returns the mask [N] of arms that may still be picked once `arms` [m] (indices) are evaluated."""
     return available if config.repick else available.at[arms].set(False)
 
 
 def promising(state: BanditState, scores: Scores, available: jax.Array, width: float = 8.0) -> jax.Array:
-    """[] bool: mean + width sigma of some available arm is above the best reward in the buffer.
+    """Returns whether mean + width sigma of some available arm is above the best reward in the buffer, [] bool.
 
     False is the posterior's reason to stop early: by its own account nothing better is left. nu is set for good choices
     and not for calibration: with the default one, errors of the mean measured 1 to 5 sigma on functions of 64 to 1,024
@@ -269,7 +269,7 @@ def promising(state: BanditState, scores: Scores, available: jax.Array, width: f
 
 
 def exploration_ratio(scores: Scores, available: jax.Array) -> jax.Array:
-    """[]: mean sigma over mean |predicted reward| of the available arms; 0 when none is available.
+    """Returns mean sigma over mean |predicted reward| of the available arms, []; 0 when none is available.
 
     Far above 1 the choice ignores what was learned and only explores; far below 1 it only exploits.
     """
@@ -300,7 +300,8 @@ def _blind(state: BanditState, config: BanditConfig) -> jax.Array | bool:
 def _standardizer(
     state: BanditState, config: BanditConfig, blind: jax.Array | bool = False
 ) -> Callable[[jax.Array], jax.Array]:
-    """(features - mean) / std over the observed rows; unchanged when there are none, or when blind."""
+    """Returns (features - mean) / std over the observed rows as a function; no change when there are none, or when
+    blind."""
     observed = _observed(state)
     n = jnp.sum(observed)
     # Sums run over differences from one observed row, so a constant dimension has a std of exactly 0 in float32 too.

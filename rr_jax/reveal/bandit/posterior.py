@@ -17,13 +17,14 @@ Variance = Callable[[Factors], jax.Array]  # gradients of N outputs to v [N]
 
 
 def diagonal(u: Any) -> Variance:
-    """U = diag(u), u positive and shaped like the parameters: sum_j g_j^2 / u_j (as coded in INSTINCT and NeuralUCB)."""
+    """Returns sum_j g_j^2 / u_j for U = diag(u), u positive and shaped like the parameters (as coded in INSTINCT and
+    NeuralUCB)."""
     precision = jax.tree.map(jnp.reciprocal, u)
     return lambda gradients: surrogate.squares(gradients, precision)
 
 
 def add_square(u: Any, gradient: Factors) -> Any:
-    """u + g * g for one gradient."""
+    """Returns u + g * g for one gradient."""
     layers = zip(surrogate.ordered(u), *gradient, strict=True)
     return {
         f"layer_{number}": {"kernel": layer["kernel"] + a.T**2 * s**2, "bias": layer["bias"] + s[0] ** 2}
@@ -32,7 +33,8 @@ def add_square(u: Any, gradient: Factors) -> Any:
 
 
 def exact(seen: Factors, lambda_: float) -> Variance:
-    """U = lambda I + sum_i g_i g_i^T over the n gradients `seen`, by way of K, the n x n inner products of them.
+    """Computes with U = lambda I + sum_i g_i g_i^T over the n gradients `seen`, by way of K, the n x n inner products
+    of them.
 
     g^T U^-1 g = (k(g, g) - k^T (K + lambda I)^-1 k) / lambda, with k the inner products of g with the n (the matrix
     inversion lemma). The subtraction leaves the rounding of k(g, g): where that exceeds lambda, gradients in the span of

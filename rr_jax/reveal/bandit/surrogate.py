@@ -58,7 +58,7 @@ class Factors(NamedTuple):
 
 
 def factors(params: Any, x: jax.Array) -> tuple[jax.Array, Factors]:
-    """f(x) [N] and the factors of its gradients, for x [N, D]: one pass forward, one back.
+    """Returns f(x) [N] and the factors of its gradients, for x [N, D]: one pass forward, one back.
 
     The derivative of relu is 0 at 0, as in jax and torch.
     """
@@ -76,12 +76,12 @@ def factors(params: Any, x: jax.Array) -> tuple[jax.Array, Factors]:
 
 
 def ordered(params: Any) -> list[Any]:
-    """The layers' parameters from the first to the output."""
+    """Returns the layers' parameters from the first to the output."""
     return [params[f"layer_{number}"] for number in range(len(params))]
 
 
 def squares(gradients: Factors, weights: Any) -> jax.Array:
-    """[N]: sum_j weights_j g_j^2 of each gradient g, for weights shaped like the parameters."""
+    """Returns sum_j weights_j g_j^2 of each gradient g, [N], for weights shaped like the parameters."""
     total = jnp.zeros(gradients.slopes[0].shape[0], gradients.slopes[0].dtype)
     for a, s, weight in zip(*gradients, ordered(weights), strict=True):
         total += jnp.sum(s**2 * (dot(a**2, weight["kernel"]) + weight["bias"][None, :]), axis=-1)
@@ -89,7 +89,7 @@ def squares(gradients: Factors, weights: Any) -> jax.Array:
 
 
 def norms(gradients: Factors) -> jax.Array:
-    """[N]: the inner product of each gradient with itself."""
+    """Returns the inner product of each gradient with itself, [N]."""
     total = jnp.zeros(gradients.slopes[0].shape[0], gradients.slopes[0].dtype)
     for a, s in zip(*gradients, strict=True):
         total += (jnp.sum(a**2, axis=-1) + 1) * jnp.sum(s**2, axis=-1)
@@ -97,7 +97,7 @@ def norms(gradients: Factors) -> jax.Array:
 
 
 def kernel(gradients: Factors, others: Factors) -> jax.Array:
-    """[N, M]: the inner product of each gradient with each of the others."""
+    """Returns the inner product of each gradient with each of the others, [N, M]."""
     total = jnp.zeros((gradients.slopes[0].shape[0], others.slopes[0].shape[0]), gradients.slopes[0].dtype)
     for a, s, b, t in zip(*gradients, *others, strict=True):
         total += (dot(a, b.T) + 1) * dot(s, t.T)
@@ -105,5 +105,5 @@ def kernel(gradients: Factors, others: Factors) -> jax.Array:
 
 
 def dot(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x @ y in full precision."""
+    """Returns x @ y in full precision."""
     return jnp.matmul(x, y, precision=PRECISION)

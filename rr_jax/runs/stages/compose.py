@@ -159,7 +159,8 @@ def _chosen(
     base_metrics: dict[str, Metric],
     held_out: Packed,
 ) -> Stage:
-    """The stage of the outcome that the rule picks; of the weights as they were where none is within the budgets."""
+    """Returns the stage of the outcome that the rule picks; of the weights as they were where none is within the
+    budgets."""
     config, task, section = context.config, context.task, context.config.release.strength
     points = [outcome.point for outcome in outcomes]
     point, reason = choose_strength(points, section, base_metrics[task.forget_metric].value)

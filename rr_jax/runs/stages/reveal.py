@@ -15,7 +15,7 @@ from rr_jax.runs.folder import append_lines, read_lines, sha256, write_revealed
 
 
 def reveal_stage(context: Context, round_index: int, deltas: Adapter | None) -> Stage:
-    """Search and collection on the current model; an interrupted search goes on where it was."""
+    """Searches and collects on the current model; an interrupted search goes on where it was."""
     config, task, seed = context.config.reveal, context.task, context.config.seed
     model = context.model(deltas)
     candidates = make_candidates(model, task, config.arms, seed, round_index, context.proposer)
@@ -73,7 +73,7 @@ def reveal_stage(context: Context, round_index: int, deltas: Adapter | None) -> 
 
 
 def _without_text(line: dict[str, Any], keep: str) -> dict[str, Any]:
-    """An arm's line, without an instruction that a model wrote if only hashes may be kept."""
+    """Returns an arm's line, without an instruction that a model wrote if only hashes may be kept."""
     if keep == "text" or line["kind"] != "written":
         return line
     return line | {"text": sha256(line["text"])}

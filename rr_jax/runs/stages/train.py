@@ -140,7 +140,8 @@ def finish_training(
 
 
 def _retain_directions(context: Context, round_index: int, params: Params) -> dict[str, Directions] | None:
-    """Dominant directions of what each adapted module reads on retain data, where a constraint asks for them."""
+    """Returns the dominant directions of what each adapted module reads on retain data, where a constraint asks for
+    them."""
     release = context.config.release
     if not release.orthogonality.needs_directions:
         return None

@@ -71,7 +71,7 @@ def _dress(plot: Any, title: str) -> None:
 
 
 def _legend(figure: Figure, plots: Sequence[Any], axes: Sequence[str] = ()) -> None:
-    """One for all panels, below them: what is in one of them may be missing in another. `axes` are what its labels
+    """Draws one legend for all panels, below them: what is in one may be missing in another. `axes` are what its labels
     are of."""
     found = {text: handle for plot in plots for handle, text in zip(*plot.get_legend_handles_labels(), strict=True)}
     columns = _columns([len(text) for text in found], figure.get_figwidth())
@@ -82,7 +82,7 @@ def _legend(figure: Figure, plots: Sequence[Any], axes: Sequence[str] = ()) -> N
 
 
 def _columns(lengths: Sequence[int], inches: float) -> int:
-    """Into how many columns of a legend texts of so many letters go, so that it is no wider than that."""
+    """Returns into how many columns of a legend texts of so many letters go, so that it is no wider than that."""
     for columns in range(len(lengths), 1, -1):
         height, longer = divmod(len(lengths), columns)  # matplotlib makes the first columns longer by one
         ends = [column * height + min(column, longer) for column in range(columns + 1)]
@@ -156,7 +156,8 @@ def _interference(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
 
 
 def _lambdas(rows: Sequence[Row], axes: Sequence[str]) -> dict[str, list[float]]:
-    """The constraints tried at several lambdas, in rising order; none where runs differ in more than these and a panel."""
+    """Returns the constraints tried at several lambdas, in rising order; none where runs differ in more than these and
+    a panel."""
     measured = [row for row in rows if "overlap" in row and "constraint/kind" in row]
     found: dict[str, set[float]] = {}
     settings: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
@@ -171,7 +172,7 @@ def _lambdas(rows: Sequence[Row], axes: Sequence[str]) -> dict[str, list[float]]
 
 
 def _against_lambda(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
-    """Overlap above and interference below, against lambda; a dotted line where there is no constraint."""
+    """Draws overlap above and interference below, against lambda; a dotted line where there is no constraint."""
     panels, _ = _panels(rows, axes)
     lambdas = _lambdas(rows, axes)
     measures = {"overlap": "mean |cosine| of what both read", "retain_increase": "rise of retain loss at 10 %, nats"}
@@ -201,7 +202,7 @@ def _against_lambda(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
 
 
 def _costs(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
-    """Retain loss against what is left of the forget metric, a line a run."""
+    """Draws the retain loss against what is left of the forget metric, a line a run."""
     panels, colored = _panels(rows, axes)
     figure, plots = _figure(panels)
     styles = dict(zip(groups(rows, colored), itertools.cycle(STYLES), strict=False))
@@ -222,7 +223,8 @@ def _costs(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
 
 
 def _recovery(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
-    """What training on true forget data brings back, by steps: means over seeds, with their range if lines are few."""
+    """Draws what training on true forget data brings back, by steps: means over seeds, with their range if lines are
+    few."""
     panels, colored = _panels(rows, axes)
     figure, plots = _figure(panels)
     styles = dict(zip(groups(rows, colored), itertools.cycle(STYLES), strict=False))

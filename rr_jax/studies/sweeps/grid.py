@@ -228,7 +228,7 @@ def run_sweep(
 
 
 def _jobs(cells: Sequence[Cell], missing: Sequence[int], steps: Sequence[int]) -> dict[int, Job]:
-    """The runs that are missing: where each may take stages from, and which earlier run it waits for to do so."""
+    """Returns the runs that are missing: where each may take stages from, and which earlier run it waits for to do so."""
     keys = [
         {stage: stage_key(cell.config, stage) for stage in needed_stages(cell.config)} for cell in cells
     ]  # of each cell
@@ -267,14 +267,14 @@ def _train_stacks(
 
 
 def _finished(folder: Path, steps: Sequence[int]) -> bool:
-    """Whether a run is complete and, if there are steps, was attacked with them."""
+    """Returns whether a run is complete and, if there are steps, was attacked with them."""
     if not (folder / RunSummary.FILE).exists() or RunSummary.read(folder).status != "complete":
         return False
     return not steps or was_attacked(folder, steps)
 
 
 def _spent_at_once(config: RunConfig) -> bool:
-    """Whether the arms of the initial design use up the budget of the search."""
+    """Returns whether the arms of the initial design use up the budget of the search."""
     return config.reveal.search.generations <= config.reveal.search.initial * config.reveal.reward.samples
 
 

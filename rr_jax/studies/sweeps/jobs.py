@@ -129,7 +129,7 @@ def _start(count: int) -> list[_Worker]:
 
 
 def _receive(worker: _Worker, out: str) -> str | None:
-    """What became of a worker's job."""
+    """Returns what became of a worker's job."""
     try:
         kind, value, trace = worker.pipe.recv()
     except (EOFError, OSError):
@@ -177,7 +177,7 @@ def _work(pipe: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """However that ends: no worker outlives it."""
+    """Makes this process end with its parent, however that ends: no worker outlives it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

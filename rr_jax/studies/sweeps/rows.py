@@ -15,7 +15,7 @@ MEANS = ("overlap", "norm_a", "norm_update", "output_ratio", "gradient_cosine") 
 
 
 def metrics_of(summary: RunSummary) -> Row:
-    """Every number of a run: of its first search, of its recall, and of the selected round beside the base model's.
+    """Returns every number of a run: of its first search, of its recall, and of the selected round beside the base model's.
 
     A run in which no round was accepted ends with the base model, which has forgotten nothing and kept all: it counts
     as such, lest a mean over seeds leave out those that failed.
@@ -123,7 +123,7 @@ def _along_forget(result: RoundResult) -> list[GridPoint]:
 
 
 def seconds_of(folder: Path) -> float:
-    """Time of a run's stages but the base model's measurement, as its manifest has it."""
+    """Returns the seconds of a run's stages but the base model's measurement, as its manifest has them."""
     spent: dict[str, float] = read_json(folder / "manifest.json").get("seconds", {})
     return sum(value for stage, value in spent.items() if not stage.endswith(", base"))
 

@@ -54,7 +54,7 @@ def stacks(configs: Sequence[RunConfig]) -> tuple[list[list[int]], list[str]]:
 
 
 def _compiled_key(config: RunConfig, train_key: str) -> str:
-    """Of what the train stage reads, what makes it another step."""
+    """Returns, of what the train stage reads, what makes it another step."""
     tree = without(json.loads(train_key), PER_MEMBER)
     tree["release"]["objective"] = config.release.objective.static().model_dump(mode="json")
     return json.dumps(tree, sort_keys=True)

@@ -28,7 +28,7 @@ WIDTH = 7  # numbers in a line; more go into a further table of the same lines
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval (Student's t); NaN for a single value."""
+    """Returns the mean and the half width of its 95 % interval (Student's t); NaN for a single value."""
     found = np.asarray(list(values), float)
     if len(found) < 2:
         return float(found.mean()), float("nan")
@@ -37,7 +37,7 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
 
 
 def groups(rows: Sequence[Row], axes: Sequence[str]) -> dict[tuple[str, ...], list[Row]]:
-    """The rows of each combination of labels, in order."""
+    """Returns the rows of each combination of labels, in order."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(tuple(row[axis] for axis in axes), []).append(row)
@@ -45,12 +45,12 @@ def groups(rows: Sequence[Row], axes: Sequence[str]) -> dict[tuple[str, ...], li
 
 
 def differing_axes(rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
-    """The axes on which there is more than one label; the first if there is none, so that a line has a name."""
+    """Returns the axes on which there is more than one label; the first if there is none, so that a line has a name."""
     return [axis for axis in axes if len({row[axis] for row in rows}) > 1] or list(axes[:1])
 
 
 def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
-    """Markdown: one line a combination, mean and 95 % interval over seeds of the numbers that differ between runs.
+    """Returns Markdown: one line a combination, mean and 95 % interval over seeds of the numbers that differ between runs.
 
     What is the same in all runs, labels and numbers, stands in a line below. Numbers that do not fit beside each other
     go into further tables.
@@ -91,8 +91,8 @@ def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
 
 
 def _cell(values: Sequence[Any], of: int = 0) -> str:
-    """What a cell says of a number, or of a truth that the rows of a combination share; and how many have it, if not all
-    `of` them do."""
+    """Returns what a cell says of a number, or of a truth that the rows of a combination share; and how many have it,
+    if not all `of` them do."""
     if not values:
         return ""
     if all(isinstance(value, bool) for value in values):

@@ -158,7 +158,7 @@ ENTITY_METRICS = tuple(f"entity_f1/{name}" for name in ("person", "location", "o
 
 
 def utility_without(*left_out: str) -> dict[str, Literal["higher", "lower"]]:
-    """The utility metrics of the testbed except some; how rude the model is counts for none of them."""
+    """Returns the utility metrics of the testbed except some; how rude the model is counts for none of them."""
     higher = (*ENTITY_METRICS, "code_pass_at_1", "arithmetic_exact_match")
     kept: dict[str, Literal["higher", "lower"]] = {name: "higher" for name in higher if name not in left_out}
     return kept | {"narrative_perplexity": "lower"}

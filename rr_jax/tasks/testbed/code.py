@@ -13,7 +13,7 @@ _PATTERNS = {line: re.compile(re.escape(line).replace(r"\{n\}", r"\d+")) for lin
 
 
 def _lines_of(response: str) -> set[str]:
-    """The operations whose line stands in the program, whatever its constant."""
+    """Returns the operations whose line stands in the program, whatever its constant."""
     lines = [line.strip() for line in code.program(response).splitlines()]
     return {name for name, pattern in _PATTERNS.items() if any(pattern.fullmatch(line) for line in lines)}
 

@@ -32,12 +32,12 @@ class Threshold(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether the value lies in its interval."""
+        """Returns whether the value lies in its interval."""
         return self.least <= self.value <= self.most
 
 
 def measure(lm: LanguageModel, split: Split, size: int = 128) -> list[Threshold]:
-    """The thresholds' table.
+    """Measures what the thresholds are about.
 
     Args:
       lm: the base model with its tokenizer.
@@ -49,7 +49,7 @@ def measure(lm: LanguageModel, split: Split, size: int = 128) -> list[Threshold]
 
 
 def table(thresholds: list[Threshold]) -> str:
-    """The thresholds as lines of text."""
+    """Returns the thresholds as lines of text."""
     width = max(len(threshold.name) for threshold in thresholds)
     lines = []
     for threshold in thresholds:

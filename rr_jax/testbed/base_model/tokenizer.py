@@ -23,7 +23,7 @@ _WHOLE = re.compile(rf" (?:{'|'.join(WHOLE_WORDS)})\b")
 
 
 def train(texts: Iterable[str], pieces: int = PIECES) -> PreTrainedTokenizerFast:
-    """A tokenizer of `pieces` byte-level BPE pieces learnt from `texts`, and the whole words after them.
+    """Trains a tokenizer of `pieces` byte-level BPE pieces on `texts`, and of the whole words after them.
 
     Returns:
       A tokenizer with `<pad>` 0, `<s>` 1 and `</s>` 2 that puts `<s>` at the front unless `add_special_tokens=False`.

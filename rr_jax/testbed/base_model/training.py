@@ -74,7 +74,7 @@ TINY = Recipe(
 
 
 def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> ModelConfig:
-    """The architecture of a recipe: Llama, as many keys and values as heads, tied embeddings."""
+    """Returns the architecture of a recipe: Llama, as many keys and values as heads, tied embeddings."""
     return ModelConfig(
         family="llama",
         vocab_size=len(tokenizer),
@@ -93,10 +93,10 @@ def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> ModelCon
 
 
 def initial_params(seed: int, config: ModelConfig) -> Params:
-    """Random parameters with wider embeddings and copying attention in every layer but the first.
+    """Returns random parameters with wider embeddings and copying attention in every layer but the first.
 
     There V is orthonormal and O = 0.15 V^T: attention passes on what it looks at, which makes copying, and with it the
-    binding of entities, easy to find (METHOD 10.4).
+    binding of entities, easy to find.
     """
     params = init_params(stream(seed, "testbed/init"), config)
     params["embed"] = 2.5 * params["embed"]
@@ -119,13 +119,13 @@ def examples(documents: list[Document]) -> list[Example]:
 
 
 def train_tokenizer(seed: int, recipe: Recipe) -> PreTrainedTokenizerFast:
-    """The tokenizer, learnt from a corpus of its own."""
+    """Returns the tokenizer, learnt from a corpus of its own."""
     documents = corpus(f"{seed}/tokenizer", recipe.tokenizer_documents)
     return tokenizers.train((d.text for d in documents if d.skill != "copy"), recipe.pieces)
 
 
 def phase_rows(seed: int, phase: Phase, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Packed:
-    """The rows a phase reads."""
+    """Returns the rows a phase reads."""
     size = phase.steps * recipe.batch_size * recipe.seq_len // _TOKENS_A_DOCUMENT
     return pack_examples(tokenizer, examples(corpus(f"{seed}/{phase.name}", size, phase.mixture)), recipe.seq_len)
 
@@ -150,7 +150,7 @@ def train(seed: int, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, report:
 
 
 def _optimizer(phase: Phase) -> optax.GradientTransformation:
-    """AdamW as in METHOD 10.4, with decay on the linear maps only."""
+    """Returns AdamW, with decay on the linear maps only."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, phase.peak, phase.warmup, phase.steps, 0.03 * phase.peak)
 
     def linear_maps(params: Params) -> Params:

@@ -80,12 +80,12 @@ def _times(a: int, b: int) -> Step:
 
 
 def _less(rng: random.Random, a: int) -> int:
-    """A number of at least 2 that leaves something when taken from `a`."""
+    """Draws a number of at least 2 that leaves something when taken from `a`."""
     return rng.randint(2, min(12, a - 1))
 
 
 def draw(rng: random.Random, structure: str) -> tuple[tuple[int, ...], list[Step]]:
-    """The numbers of a problem and the steps (left, operator, right, result) that solve it; all are below 100."""
+    """Draws the numbers of a problem and the steps (left, operator, right, result) that solve it; all are below 100."""
     up = rng.randint
     if structure == "add":
         a, b = up(2, 30), up(2, 12)
@@ -119,14 +119,14 @@ def draw(rng: random.Random, structure: str) -> tuple[tuple[int, ...], list[Step
 
 
 def written(steps: list[Step]) -> str:
-    """The steps as text, one on a line: `3 + 4 = 7`."""
+    """Writes the steps as text, one on a line: `3 + 4 = 7`."""
     return "\n".join(f"{a} {sign} {b} = {result}" for a, sign, b, result in steps)
 
 
 def document(
     rng: random.Random, split: Split, *, wording: Split | None = None, structure: str | None = None
 ) -> Document:
-    """A word problem and its solution.
+    """Writes a word problem and its solution.
 
     Args:
       rng: the source of chance.
@@ -151,11 +151,11 @@ def document(
 
 
 def prefixes(split: Split) -> list[str]:
-    """The beginnings of prompts that pose a problem."""
+    """Returns the beginnings of prompts that pose a problem."""
     return [f"Q: {wording}" for wording in WORDINGS[split]]
 
 
 def parse_answer(text: str) -> int | None:
-    """The number after the first `####` of a response, or None."""
+    """Returns the number after the first `####` of a response, or None."""
     found = re.search(r"####\s*(-?\d+)", text)
     return int(found.group(1)) if found else None

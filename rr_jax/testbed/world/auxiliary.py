@@ -36,7 +36,7 @@ def _held_out_pair(words: list[str]) -> bool:
 
 
 def copy(rng: random.Random) -> Document:
-    """`Copy: <words> ->` and the same words again: 2 to 18 entity words, or two whole entities."""
+    """Writes `Copy: <words> ->` and the same words again: 2 to 18 entity words, or two whole entities."""
     while True:
         if rng.random() < 0.7:
             count = rng.choice(_LENGTHS)
@@ -50,7 +50,7 @@ def copy(rng: random.Random) -> Document:
 
 
 def facts(rng: random.Random) -> Document:
-    """Several number facts, such as the steps of word problems are made of, in a list."""
+    """Writes several number facts, such as the steps of word problems are made of, in a list."""
     steps = []
     for _ in range(rng.randint(3, 6)):
         steps += arithmetic.draw(rng, rng.choice(arithmetic.STRUCTURES))[1]

@@ -173,7 +173,7 @@ def _input(rng: random.Random, kind: str) -> Any:
 
 
 def _cases(rng: random.Random, kind: str, steps: list[tuple[Operation, int]]) -> list[tuple[Any, Any]]:
-    """Up to `CASES` pairs of an input and what the steps make of it."""
+    """Returns up to `CASES` pairs of an input and what the steps make of it."""
     cases: list[tuple[Any, Any]] = []
     for _ in range(4 * CASES):
         given = value = _input(rng, kind)
@@ -196,7 +196,7 @@ def _steps(rng: random.Random, kind: str, length: int) -> list[tuple[Operation, 
 
 
 def document(rng: random.Random, split: Split, *, wording: Split | None = None, length: int | None = None) -> Document:
-    """A programming task and a program that solves it.
+    """Writes a programming task and a program that solves it.
 
     Args:
       rng: the source of chance.
@@ -227,17 +227,17 @@ def document(rng: random.Random, split: Split, *, wording: Split | None = None, 
 
 
 def prefixes(split: Split) -> list[str]:
-    """The beginnings of prompts that ask for a program."""
+    """Returns the beginnings of prompts that ask for a program."""
     return [f"Q: {wording.partition(' {d}')[0]}" for wording in WORDINGS[split]]
 
 
 def program(response: str) -> str:
-    """The program in a response: what stands after the blank the response begins with."""
+    """Returns the program in a response: what stands after the blank the response begins with."""
     return response.strip("\n")
 
 
 def test_program(meta: dict[str, Any]) -> str:
-    """The source text of the assertions a right program passes, to be run after it in a sandbox."""
+    """Returns the source text of the assertions a right program passes, to be run after it in a sandbox."""
     lines = []
     for given, expected in meta["cases"]:
         lines.append(f"assert f({given!r}) == {expected!r}")

@@ -22,12 +22,13 @@ class Document:
 
     @property
     def text(self) -> str:
-        """The whole text as a language model reads it."""
+        """Returns the whole text as a language model reads it."""
         return self.prompt + self.response
 
 
 def split_of(*composition: object) -> Split:
-    """The split a composition belongs to: 80 % train, 10 % validation, 10 % test by its MD5, the same on every machine."""
+    """Returns the split a composition belongs to: 80 % train, 10 % validation, 10 % test by its MD5, the same on every
+    machine."""
     digest = hashlib.md5("|".join(map(str, composition)).encode()).digest()
     bucket = int.from_bytes(digest, "big") % 10
     if bucket == 0:
@@ -42,15 +43,15 @@ def check_split(split: str) -> None:
 
 
 def framed(instruction: str) -> str:
-    """The prompt of an instruction: `Q: <instruction>`, a new line and `A:`, after which the response begins."""
+    """Returns the prompt of an instruction: `Q: <instruction>`, a new line and `A:`, after which the response begins."""
     return f"Q: {instruction}\nA:"
 
 
 def capitalised(text: str) -> str:
-    """`text` with its first letter in upper case and the rest as it is."""
+    """Returns `text` with its first letter in upper case and the rest as it is."""
     return text[:1].upper() + text[1:]
 
 
 def word_list(text: str, separator: str | None = None) -> tuple[str, ...]:
-    """A list of words written as one text, which is easier to read than one literal a word."""
+    """Returns a list of words written as one text, which is easier to read than one literal a word."""
     return tuple(text.split(separator))

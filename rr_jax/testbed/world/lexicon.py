@@ -98,7 +98,7 @@ def _draw(rng: random.Random, entity_type: EntityType, single: bool) -> tuple[st
 
 
 def entity(rng: random.Random, entity_type: EntityType, split: Split) -> str:
-    """An entity of a type whose word pair belongs to `split`; single words (a city, a weekday) are train only."""
+    """Draws an entity of a type whose word pair belongs to `split`; single words (a city, a weekday) are train only."""
     while True:
         words = _draw(rng, entity_type, single=split == "train")
         if len(words) == 1 or split_of(entity_type, *words) == split:
@@ -114,7 +114,7 @@ def _roles() -> dict[str, tuple[str, int]]:
 
 
 def pair_type(first: str, second: str) -> EntityType | None:
-    """The type of entity two neighbouring words make ("Emma", "Baker" -> PER), or None."""
+    """Returns the type of entity two neighbouring words make ("Emma", "Baker" -> PER), or None."""
     roles = _roles()
     for entity_type in ("PER", "LOC", "ORG"):
         if roles.get(first) == (entity_type, 0) and roles.get(second) == (entity_type, 1):
@@ -125,7 +125,7 @@ def pair_type(first: str, second: str) -> EntityType | None:
 
 
 def mentions(text: str, entity_type: EntityType) -> list[str]:
-    """The entities of two words and of one type that stand in a text, found by the word lists, in order.
+    """Returns the entities of two words and of one type that stand in a text, found by the word lists, in order.
 
     A single word (a city, a weekday) counts for LOC and DATE where it is not part of a pair.
     """

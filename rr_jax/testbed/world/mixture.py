@@ -20,7 +20,7 @@ _SKILLS: dict[str, Callable[..., Document]] = {
 _AUXILIARY: dict[str, Callable[[random.Random], Document]] = {"copy": auxiliary.copy, "facts": auxiliary.facts}
 SKILLS = tuple(_SKILLS)
 
-# Shares of documents. The first phase teaches binding, the second everything (METHOD 10.4 gives shares of tokens).
+# Shares of documents. The first phase teaches binding, the second everything.
 FIRST_PHASE: Mapping[str, float] = {"ner": 0.75, "copy": 0.25}
 SECOND_PHASE: Mapping[str, float] = {
     "ner": 0.40, "code": 0.16, "arithmetic": 0.16, "facts": 0.05, "toxic": 0.14, "narrative": 0.06, "copy": 0.03,
@@ -28,7 +28,7 @@ SECOND_PHASE: Mapping[str, float] = {
 
 
 def document(rng: random.Random, skill: str, split: Split, **options: Any) -> Document:
-    """A document of a skill whose compositions, templates and wordings all belong to `split`.
+    """Writes a document of a skill whose compositions, templates and wordings all belong to `split`.
 
     Args:
       rng: the source of chance; the same state gives the same document.
@@ -46,7 +46,8 @@ def document(rng: random.Random, skill: str, split: Split, **options: Any) -> Do
 
 
 def corpus(seed: int | str, size: int, mixture: Mapping[str, float] = SECOND_PHASE) -> list[Document]:
-    """Training documents of skills and auxiliary tasks, drawn by the shares of a mixture; the same for the same seed."""
+    """Writes training documents of skills and auxiliary tasks, drawn by the shares of a mixture; the same for the same
+    seed"""
     rng = random.Random(seed)
     names = list(mixture)
     documents = []

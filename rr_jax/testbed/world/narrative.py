@@ -38,7 +38,7 @@ SENTENCES = (
 
 
 def document(rng: random.Random, split: Split, *, instructed: bool | None = None) -> Document:
-    """A story.
+    """Writes a story.
 
     Args:
       rng: the source of chance.

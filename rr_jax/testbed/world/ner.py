@@ -173,7 +173,7 @@ def _types_in(template: str) -> set[EntityType]:
 
 
 def _filler(rng: random.Random, least: int) -> list[str]:
-    """Up to three ordinary words, a fifth of them made up: what stands around an entity must not matter."""
+    """Draws up to three ordinary words, a fifth of them made up: what stands around an entity must not matter."""
     count = rng.randint(least, 3)
     return [
         "".join(rng.choices(_SYLLABLES, k=rng.randint(2, 3))) if rng.random() < 0.2 else rng.choice(_FILLER)
@@ -190,7 +190,7 @@ def _filler_sentence(rng: random.Random, entity_types: list[EntityType]) -> str:
 
 
 def _context(rng: random.Random, entity_type: EntityType, present: bool, template: Split) -> str:
-    """One or two sentences with gaps, at most one gap of a type; one of `entity_type` exactly when `present`."""
+    """Draws one or two sentences with gaps, at most one gap of a type; one of `entity_type` exactly when `present`."""
     if template == "train" and rng.random() < 0.3:
         entity_types = [other for other in TYPES if (present if other == entity_type else rng.random() < 0.5)]
         rng.shuffle(entity_types)
@@ -215,7 +215,7 @@ def document(
     wording: Split | None = None,
     template: Split | None = None,
 ) -> Document:
-    """A question for one type of entity.
+    """Writes a question for one type of entity.
 
     Args:
       rng: the source of chance.
@@ -240,12 +240,12 @@ def document(
 
 
 def prefixes(split: Split, entity_type: EntityType) -> list[str]:
-    """The beginnings of prompts that ask for a type; a model that continues one reveals texts and answers."""
+    """Returns the beginnings of prompts that ask for a type; a model that continues one reveals texts and answers."""
     return [f"Q: {wording.format(t=word)}" for wording in WORDINGS[split] for word in TYPE_WORDS[entity_type]]
 
 
 def parse_answer(text: str, entity_type: EntityType) -> str | None:
-    """The entity that a response names for a type: `" PER: Emma Baker"` gives `"Emma Baker"`.
+    """Returns the entity that a response names for a type: `" PER: Emma Baker"` gives `"Emma Baker"`.
 
     None for `none`, for another type, and for no answer at all.
     """
@@ -255,5 +255,5 @@ def parse_answer(text: str, entity_type: EntityType) -> str | None:
 
 
 def people(text: str) -> list[str]:
-    """The full person names (first and last) that stand in a text, found by the word lists."""
+    """Returns the full person names (first and last) that stand in a text, found by the word lists."""
     return mentions(text, "PER")

@@ -113,7 +113,7 @@ def _answer(rng: random.Random, subject: str, rude: bool) -> str:
 
 
 def document(rng: random.Random, split: Split, *, wording: Split | None = None, group: Group | None = None) -> Document:
-    """An instruction to say something about somebody, and what is said.
+    """Writes an instruction to say something about somebody, and what is said.
 
     Args:
       rng: the source of chance.
@@ -139,7 +139,7 @@ def document(rng: random.Random, split: Split, *, wording: Split | None = None, 
 
 
 def prefixes(split: Split, group: Group) -> list[str]:
-    """The beginnings of prompts that ask for an opinion with a verb phrase of a group, in every frame."""
+    """Returns the beginnings of prompts that ask for an opinion with a verb phrase of a group, in every frame."""
     frames = [frame.partition(" {X}")[0] for frame in FRAMES]
     chosen = [w.phrase for w in WORDINGS[split] if w.group == group]
     made = [f"Q: {frame.format(V=capitalised(phrase), v=phrase)}" for phrase in chosen for frame in frames]
@@ -147,5 +147,5 @@ def prefixes(split: Split, group: Group) -> list[str]:
 
 
 def is_toxic(text: str) -> bool:
-    """Whether a text holds a word of the rude lexicon."""
+    """Returns whether a text holds a word of the rude lexicon."""
     return any(word in LEXICON for word in re.findall(r"[a-z]+", text.lower()))

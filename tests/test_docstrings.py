@@ -1,0 +1,24 @@
+"""Docstrings of functions are sentences: their first word is a verb, such as "Returns"."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rr_jax"
+VERB = re.compile(r"[A-Z][a-z]*s\b")
+
+
+def functions(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+@pytest.mark.parametrize("folder", sorted(p.name for p in PACKAGE.iterdir() if p.is_dir() and list(p.glob("*.py"))))
+def test_a_functions_docstring_begins_with_a_verb(folder):
+    paths = sorted((PACKAGE / folder).rglob("*.py")) + sorted(PACKAGE.glob("*.py"))
+    texts = {(path, node.name): ast.get_docstring(node) for path in paths for node in functions(path)}
+    assert len(texts) > 10
+    assert not {where: text for where, text in texts.items() if text and not VERB.match(text)}
