@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from rr_jax.evaluate.metric import Interval, Metric
 
@@ -29,8 +27,8 @@ LOSSES = {
     "training_prompt_subtracted": "training prompt, after this round",
 }
 SMALL = 8  # points
-FULL_COLOUR = 0.75  # opacity of the largest cell: a number on it stays readable
-CELLS_WITH_NUMBERS = 10  # layers beyond which a cell is too narrow for its number
+WIDTH = 5.2  # inches
+LETTER = 0.062  # mean width of a small letter, inches
 MARKERS = {"text": "o", "soft": "^", "written": "s"}
 
 
@@ -48,8 +46,10 @@ def _svg(figure: Figure, label: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
 
 
-def _axes(xlabel: str, ylabel: str = "", width: float = 5.2, height: float = 3.0) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _axes(xlabel: str, ylabel: str = "", height: float = 3.0, left: float = 0.55) -> tuple[Figure, Any]:
+    """Makes a figure of one panel. Sizes are inches, and margins are given: finding them would draw everything twice."""
+    figure = Figure(figsize=(WIDTH, height))
+    figure.subplots_adjust(left / WIDTH, 0.45 / height, 1 - 0.12 / WIDTH, 1 - 0.2 / height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(QUIET)
@@ -60,8 +60,11 @@ def _axes(xlabel: str, ylabel: str = "", width: float = 5.2, height: float = 3.0
 
 
 def _legend(figure: Figure, columns: int) -> None:
+    """Puts a legend above the panel, which makes room for its rows."""
+    rows = math.ceil(len(figure.axes[0].get_legend_handles_labels()[1]) / columns)
+    figure.subplots_adjust(top=1 - (0.12 + 0.165 * rows) / figure.get_figheight())
     figure.legend(
-        fontsize=7.5, frameon=False, labelcolor=INK, loc="outside upper center",
+        fontsize=7.5, frameon=False, labelcolor=INK, loc="upper center", borderaxespad=0.2,
         ncols=columns, handletextpad=0.4, columnspacing=1,
     )  # fmt: skip
 
@@ -192,7 +195,8 @@ def loss(values: Mapping[str, float]) -> str:
     names = [name for name in LOSSES if name in values] + [name for name in values if name not in LOSSES]
     rows = [(LOSSES.get(name, name.replace("_", " ")), values[name]) for name in names]
     finite = [(label, value) for label, value in rows if math.isfinite(value)]
-    figure, axes = _axes("nats a token", height=0.38 * len(finite) + 0.7)
+    longest = max(len(label) for label, _ in finite)
+    figure, axes = _axes("nats a token", height=0.38 * len(finite) + 0.7, left=0.2 + LETTER * longest)
     places = range(len(finite))
     axes.barh(places, [value for _, value in finite], color=FORGET, height=0.5)
     axes.set_yticks(places, [label for label, _ in finite])
@@ -204,37 +208,6 @@ def loss(values: Mapping[str, float]) -> str:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     return _svg(figure, "loss of the revealed responses")
-
-
-def largest(values: Mapping[str, Sequence[float]]) -> float:
-    """Returns the largest absolute value of a map, 0 for one without numbers."""
-    return max((abs(v) for line in values.values() for v in line if math.isfinite(v)), default=0.0)
-
-
-def layers(values: Mapping[str, Sequence[float]], label: str) -> str:
-    """Draws one number for each module (rows) and layer (columns): the deeper the colour, the larger; ochre is below
-    zero. The scale ends at the largest absolute value, and not below 0.05, or noise would look like a finding."""
-    count = max(len(row) for row in values.values())
-    cells = [(row, column, v) for row, line in enumerate(values.values()) for column, v in enumerate(line)]
-    cells = [(row, column, value) for row, column, value in cells if math.isfinite(value)]
-    high = max(0.05, largest(values))
-    figure, axes = _axes(f"layer (full colour: {high:.2g})", height=0.27 * len(values) + 0.7)
-    for row, column, value in cells:
-        color = to_rgba(FORGET if value >= 0 else KEEP, FULL_COLOUR * abs(value) / high)
-        axes.add_patch(
-            Rectangle((column + 0.03, row + 0.05), 0.94, 0.9, facecolor=color, edgecolor=RULE, linewidth=0.4)
-        )
-        if count <= CELLS_WITH_NUMBERS:
-            shown = f"{value:.3f}" if abs(value) >= 0.0005 else "0"
-            axes.text(column + 0.5, row + 0.53, shown, ha="center", va="center", fontsize=7, color=INK)
-    step = max(1, count // 16)
-    axes.set_yticks([row + 0.5 for row in range(len(values))], list(values))
-    axes.set_xticks([c + 0.5 for c in range(0, count, step)], [str(c + 1) for c in range(0, count, step)])
-    axes.set_xlim(0, count)
-    axes.set_ylim(len(values), 0)
-    axes.tick_params(length=0)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    return _svg(figure, label)
 
 
 def recovery(steps: Sequence[int], curves: Mapping[str, Sequence[Metric]]) -> str:

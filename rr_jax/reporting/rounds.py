@@ -9,6 +9,7 @@ from typing import Any
 
 from rr_jax.evaluate.metric import Interval, Metric, lowest_of, values_of
 from rr_jax.reporting import plots
+from rr_jax.reporting.heatmap import heatmap, largest
 from rr_jax.runs.results import ArmScore, GridPoint, RoundResult, RunSummary
 
 BEST_ARMS = 8
@@ -182,10 +183,10 @@ def _maps(result: RoundResult) -> tuple[list[Plot], list[str]]:
         found = result.layers.get(name, {})
         if not any(found.values()):
             continue
-        if plots.largest(found) < NEGLIGIBLE:
+        if largest(found) < NEGLIGIBLE:
             flat.append(title)
         else:
-            shown.append((title, plots.layers(found, title), caption))
+            shown.append((title, heatmap(found, title), caption))
     return shown, flat
 
 
