@@ -100,8 +100,14 @@ def merge_adapter(params: Params, adapter: Adapter) -> Params:
         w, a, b = layers[name], module["a"], module["b"]
         if a.shape[:-1] != w.shape[:-1] or b.shape != (a.shape[0], a.shape[-1], w.shape[-1]):
             raise ValueError(f"adapter of {name!r} has a {a.shape} and b {b.shape}, expected to fit weight {w.shape}")
-        layers[name] = lax.map(_merge_layer, (w, a, b))
+        layers[name] = _merge_module(w, a, b)
     return {**params, "layers": layers}
+
+
+@jax.jit  # else every merge outside of a compiled function would compile the loop of each module again
+def _merge_module(w: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    merged: jax.Array = lax.map(_merge_layer, (w, a, b))
+    return merged
 
 
 def _merge_layer(factors: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:

@@ -186,7 +186,13 @@ def merge_error(params: Params, adapter: Adapter) -> dict[str, Float[Array, " L"
       ValueError: as `merge_adapter`.
     """
     merged, layers = merge_adapter(params, adapter)["layers"], params["layers"]
-    return {name: lax.map(_merge_loss, (layers[name], merged[name], m["a"], m["b"])) for name, m in adapter.items()}
+    return {name: _merge_losses(layers[name], merged[name], m["a"], m["b"]) for name, m in adapter.items()}
+
+
+@jax.jit  # as in `merge_adapter`
+def _merge_losses(before: jax.Array, after: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    losses: jax.Array = lax.map(_merge_loss, (before, after, a, b))
+    return losses
 
 
 def _merge_loss(layer: tuple[jax.Array, ...]) -> jax.Array:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from rr_jax.lora.adapter import init_adapter, merge_adapter, scale_adapter, stack_adapters, unstack_adapter
+from rr_jax.models import decoder
 from rr_jax.models.config import ModelConfig
-from rr_jax.models.decoder import decode_step, forward, hidden_states, prefill, read_inputs
 from rr_jax.models.spec import LINEAR_MODULES, init_params, linear_shapes
+from tests.jitted import forward
 
 CONFIG = ModelConfig(
     family="llama",
@@ -29,36 +30,51 @@ CONFIG = ModelConfig(
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.tree.map(lambda w: 5 * w if w.ndim > 2 else w, init_params(jax.random.key(1), CONFIG))
+    drawn = jax.jit(init_params)(jax.random.key(1), CONFIG)
+    return jax.tree.map(lambda w: jnp.asarray(5 * np.asarray(w)) if w.ndim > 2 else w, drawn)
 
 
 @pytest.fixture(scope="module")
 def tokens():
-    return jax.random.randint(jax.random.key(2), (2, 9), 0, CONFIG.vocab_size)
+    return jnp.asarray(np.random.default_rng(2).integers(0, CONFIG.vocab_size, (2, 9), np.int32))
 
 
 def random_adapter(seed, rank=4, targets=LINEAR_MODULES):
-    adapter = init_adapter(jax.random.key(seed), CONFIG, rank, targets)
     rng = np.random.default_rng(seed)
-    return {n: {"a": m["a"], "b": jnp.float32(0.3 * rng.normal(size=m["b"].shape))} for n, m in adapter.items()}
+    adapter = {}
+    for name in targets:
+        rows, columns = linear_shapes(CONFIG)[name]
+        a = rng.uniform(-(rows**-0.5), rows**-0.5, (CONFIG.num_layers, rows, rank))
+        b = 0.3 * rng.normal(size=(CONFIG.num_layers, rank, columns))
+        adapter[name] = {"a": jnp.asarray(np.float32(a)), "b": jnp.asarray(np.float32(b))}
+    return adapter
+
+
+def started(rank=4, targets=LINEAR_MODULES):
+    return jax.jit(init_adapter, static_argnums=(2, 3))(jax.random.key(0), CONFIG, rank, targets)
+
+
+def converted(params, dtype):
+    """The parameters in another dtype."""
+    return jax.tree.map(lambda w: jnp.asarray(np.asarray(w).astype(dtype)), params)
 
 
 def test_an_adapter_starts_as_the_identity(params, tokens):
-    adapter = init_adapter(jax.random.key(0), CONFIG, 4, LINEAR_MODULES)
+    adapter = started()
     np.testing.assert_array_equal(forward(params, tokens, CONFIG, adapters=adapter), forward(params, tokens, CONFIG))
 
 
 def test_factors_start_as_in_peft():
-    adapter = init_adapter(jax.random.key(0), CONFIG, 6, LINEAR_MODULES)
+    adapter = started(rank=6)
     for name, (rows, columns) in linear_shapes(CONFIG).items():
         a, b = adapter[name]["a"], adapter[name]["b"]
         assert a.shape == (3, rows, 6)
         assert b.shape == (3, 6, columns)
         assert a.dtype == b.dtype == jnp.float32
-        assert not b.any()
+        assert not np.any(b)
         bound = rows**-0.5
         assert 0.95 * bound < np.abs(a).max() <= bound
-        np.testing.assert_allclose(np.std(a), bound / 3**0.5, rtol=0.15)
+        np.testing.assert_allclose(np.std(np.asarray(a)), bound / 3**0.5, rtol=0.15)
 
 
 def test_a_module_starts_the_same_whatever_else_is_targeted():
@@ -86,13 +102,13 @@ def test_merged_weights_compute_what_the_adapter_did(params, tokens):
     merged = merge_adapter(params, adapter)
     apart = forward(params, tokens, CONFIG, adapters=adapter)
     np.testing.assert_allclose(forward(merged, tokens, CONFIG), apart, rtol=1e-5, atol=1e-5)
-    assert np.abs(apart - forward(params, tokens, CONFIG)).max() > 0.1
+    assert np.abs(np.asarray(apart) - np.asarray(forward(params, tokens, CONFIG))).max() > 0.1
     assert merged["embed"] is params["embed"]
 
 
 def test_a_merge_is_formed_in_float32_and_rounded_once(params):
     adapter = random_adapter(4)
-    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+    half = converted(params, jnp.bfloat16)
     merged = jax.jit(merge_adapter)(half, adapter)
     for name, module in adapter.items():
         w = np.asarray(half["layers"][name], np.float64)
@@ -105,22 +121,34 @@ def test_a_merge_is_formed_in_float32_and_rounded_once(params):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_merging_nothing_keeps_every_bit(params, dtype):
-    bits = jnp.uint32 if dtype == jnp.float32 else jnp.uint16
-    awkward = jnp.array([-0.0, 0.0, 1e-40, -1e-40, 3e38], dtype)
-    weights = jax.tree.map(lambda w: w.astype(dtype), params)
-    weights["layers"]["q"] = weights["layers"]["q"].at[0, 0, :5].set(awkward)
-    for nothing in (init_adapter(jax.random.key(0), CONFIG, 2, LINEAR_MODULES), scale_adapter(random_adapter(5), -0.0)):
+    bits = np.uint32 if dtype == jnp.float32 else np.uint16
+    weights = converted(params, dtype)
+    q = np.array(weights["layers"]["q"])
+    q[0, 0, :5] = np.array([-0.0, 0.0, 1e-40, -1e-40, 3e38], dtype)
+    weights["layers"]["q"] = jnp.asarray(q)
+    for nothing in (started(), scale_adapter(random_adapter(5), -0.0)):
         merged = merge_adapter(weights, nothing)
         for name, w in weights["layers"].items():
-            np.testing.assert_array_equal(merged["layers"][name].view(bits), w.view(bits), err_msg=name)
+            found = np.asarray(merged["layers"][name])
+            np.testing.assert_array_equal(found.view(bits), np.asarray(w).view(bits), err_msg=name)
 
 
 def test_a_merge_is_differentiable_where_an_adapter_starts(params):
-    adapter = init_adapter(jax.random.key(0), CONFIG, 2, ("q",))
-    through_merge = jax.grad(lambda m: jnp.sum(merge_adapter(params, m)["layers"]["q"] ** 2))(adapter)
-    direct = jax.grad(lambda m: jnp.sum((params["layers"]["q"] + m["q"]["a"] @ m["q"]["b"]) ** 2))(adapter)
+    adapter = {"q": started()["q"]}
+
+    @jax.jit
+    @jax.grad
+    def through_merge(adapter):
+        return jnp.sum(merge_adapter(params, adapter)["layers"]["q"] ** 2)
+
+    @jax.jit
+    @jax.grad
+    def directly(adapter):
+        return jnp.sum((params["layers"]["q"] + adapter["q"]["a"] @ adapter["q"]["b"]) ** 2)
+
+    direct = directly(adapter)
     assert np.abs(direct["q"]["b"]).max() > 0.1
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), through_merge, direct)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), through_merge(adapter), direct)
 
 
 def test_merge_refuses_what_does_not_fit(params):
@@ -132,37 +160,38 @@ def test_merge_refuses_what_does_not_fit(params):
 
 
 def test_the_model_refuses_an_adapter_it_would_look_past_and_tokens_without_rows(params, tokens):
-    pair = {"a": jnp.zeros((3, 1, 1)), "b": jnp.zeros((3, 1, 1))}
-    for call in (forward, hidden_states, partial(read_inputs, read=lambda name, layer, x: None)):
+    pair = {"a": np.zeros((3, 1, 1), np.float32), "b": np.zeros((3, 1, 1), np.float32)}
+    read_inputs = partial(decoder.read_inputs, read=lambda name, layer, x: None)
+    for call in (decoder.forward, decoder.hidden_states, read_inputs):
         with pytest.raises(ValueError, match="adapters: the model has no module 'q_proj', expected some of q, k, v"):
             call(params, tokens, CONFIG, adapters={"q_proj": pair})
         with pytest.raises(ValueError, match=r"tokens have shape \(7,\), expected \[B, S\]"):
-            call(params, jnp.zeros(7, jnp.int32), CONFIG)
-    mask = jnp.ones((1, 4), bool)
+            call(params, jnp.asarray(np.zeros(7, np.int32)), CONFIG)
+    ones, mask = np.ones((1, 4), np.int32), np.ones((1, 4), bool)
     with pytest.raises(ValueError, match=r"tokens have shape \(4,\), expected \[B, S\]"):
-        prefill(params, jnp.zeros(4, jnp.int32), mask, CONFIG, cache_size=8)
-    _, cache = prefill(params, jnp.ones((1, 4), jnp.int32), mask, CONFIG, cache_size=8)
+        decoder.prefill(params, ones[0], mask, CONFIG, cache_size=8)
+    _, cache = jax.jit(partial(decoder.prefill, cache_size=8))(params, ones, mask, CONFIG)
     with pytest.raises(ValueError, match=r"tokens have shape \(1, 1\), expected \[B\]"):
-        decode_step(params, jnp.ones((1, 1), jnp.int32), cache, CONFIG)
+        decoder.decode_step(params, ones[:, :1], cache, CONFIG)
     with pytest.raises(ValueError, match="no module 'q_proj'"):
-        decode_step(params, jnp.ones(1, jnp.int32), cache, CONFIG, adapters={"q_proj": pair})
+        decoder.decode_step(params, ones[:, 0], cache, CONFIG, adapters={"q_proj": pair})
 
 
 def test_the_scale_may_be_traced_and_mapped(params, tokens):
     adapter = random_adapter(7)
-    scales = jnp.array([0.0, -0.5, 2.0])
+    scales = np.array([0.0, -0.5, 2.0], np.float32)
     many = jax.jit(jax.vmap(lambda s: forward(params, tokens, CONFIG, adapters=scale_adapter(adapter, s))))(scales)
-    for logits, scale in zip(many, scales, strict=True):
+    for logits, scale in zip(np.asarray(many), scales, strict=True):
         one = forward(merge_adapter(params, scale_adapter(adapter, float(scale))), tokens, CONFIG)
         np.testing.assert_allclose(logits, one, rtol=1e-4, atol=1e-4)
 
 
 def test_a_stack_under_vmap_is_its_members(params, tokens):
     members = [random_adapter(8), random_adapter(9)]
-    stacked = stack_adapters(members)
-    jax.tree.map(np.testing.assert_array_equal, unstack_adapter(stacked), members)
-    both = jax.vmap(lambda adapter: forward(params, tokens, CONFIG, adapters=adapter))(stacked)
-    for logits, member in zip(both, members, strict=True):
+    stacked = jax.jit(stack_adapters)(members)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(unstack_adapter)(stacked), members)
+    both = jax.jit(jax.vmap(lambda adapter: forward(params, tokens, CONFIG, adapters=adapter)))(stacked)
+    for logits, member in zip(np.asarray(both), members, strict=True):
         alone = forward(params, tokens, CONFIG, adapters=member)
         np.testing.assert_allclose(logits, alone, rtol=1e-5, atol=1e-5)
 
@@ -208,10 +237,10 @@ def test_forward_and_gradients_are_those_of_peft():
     inner = model.base_model.model.model
 
     def array(tensor):
-        return jnp.asarray(tensor.detach().numpy().copy())
+        return tensor.detach().numpy().copy()
 
     def stacked(take):
-        return jnp.stack([array(take(layer)) for layer in inner.layers])
+        return np.stack([array(take(layer)) for layer in inner.layers])
 
     def module(layer, name):
         return getattr(layer.mlp if name in ("gate", "up", "down") else layer.self_attn, hf_names[name])
@@ -239,15 +268,15 @@ def test_forward_and_gradients_are_those_of_peft():
     ((reference * torch.tensor(target)).sum()).backward()
 
     def weighted_logits(adapter):
-        logits = forward(params, jnp.asarray(tokens), CONFIG, adapters=scale_adapter(adapter, alpha / rank))
+        logits = forward(params, tokens, CONFIG, adapters=scale_adapter(adapter, alpha / rank))
         return jnp.sum(logits * target), logits
 
-    (_, logits), gradient = jax.value_and_grad(weighted_logits, has_aux=True)(adapter)
+    (_, logits), gradient = jax.jit(jax.value_and_grad(weighted_logits, has_aux=True))(adapter)
     np.testing.assert_allclose(logits, reference.detach().numpy(), rtol=1e-4, atol=1e-4)
     for name in hf_names:
         for ours, theirs in (("a", "lora_A"), ("b", "lora_B")):
             expected = stacked(lambda layer, n=name, f=theirs: getattr(module(layer, n), f)["default"].weight.grad.T)
             size = float(np.abs(expected).max())
             np.testing.assert_allclose(
-                gradient[name][ours] / size, expected / size, atol=1e-4, err_msg=f"{name} {ours}"
+                np.asarray(gradient[name][ours]) / size, expected / size, atol=1e-4, err_msg=f"{name} {ours}"
             )

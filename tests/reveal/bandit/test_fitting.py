@@ -3,14 +3,14 @@
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rr_jax.reveal.bandit.fitting import train
+from rr_jax.reveal.bandit import fitting
 from tests.reveal.bandit.reference import adam, as_float64, data, forward, network, standardize
 
 SETTINGS = SimpleNamespace(fit_steps=7, lambda_=0.2, learning_rate=0.01)
+train = jax.jit(fitting.train, static_argnames=("steps", "learning_rate", "principal_axes"))
 
 
 def fit(params, x, rewards, capacity, principal_axes, steps=SETTINGS.fit_steps):
@@ -18,10 +18,10 @@ def fit(params, x, rewards, capacity, principal_axes, steps=SETTINGS.fit_steps):
     n = len(x)
     with jax.enable_x64(True):
         return train(
-            jax.tree.map(jnp.asarray, params),
-            jnp.zeros((capacity, x.shape[1])).at[:n].set(x),
-            jnp.zeros(capacity).at[:n].set(rewards),
-            jnp.where(jnp.arange(capacity) < n, 1 / n, 0),
+            params,
+            np.pad(x, ((0, capacity - n), (0, 0))),
+            np.pad(rewards, (0, capacity - n)),
+            np.where(np.arange(capacity) < n, 1 / n, 0),
             steps=steps,
             learning_rate=SETTINGS.learning_rate,
             decay=SETTINGS.lambda_ / n,
