@@ -1,6 +1,7 @@
 """Tiny models and tasks that tests share: real code paths, nothing that learns anything."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
@@ -12,7 +13,7 @@ from rr_jax.evaluate.metric import Metric
 from rr_jax.generation.generator import Generator
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
-from rr_jax.models.spec import init_params
+from rr_jax.models.spec import Adapter, init_params, linear_shapes
 from rr_jax.release.compose import merged_params
 from rr_jax.section import Section
 from rr_jax.tasks.base import Evaluation, Reading, RetainSplit, Split, Task
@@ -35,9 +36,28 @@ CONFIG = ModelConfig(
 TARGETS = ["q", "v", "down"]  # of runs: three modules compile in half the time of all seven
 
 
+@functools.cache
+def _params(seed: int) -> dict[str, object]:
+    return jax.tree.map(lambda x: 4.0 * x, jax.jit(init_params, static_argnums=1)(jax.random.key(seed), CONFIG))
+
+
 def params(seed: int = 0) -> dict[str, object]:
-    """Random weights, large enough that outputs differ."""
-    return jax.tree.map(lambda x: 4.0 * x, init_params(jax.random.key(seed), CONFIG))
+    """Random weights, large enough that outputs differ; the caller's own dictionaries."""
+    return jax.tree.map(lambda x: x, _params(seed))
+
+
+def random_adapter(seed: int, rank: int, targets: Sequence[str], size: float = 0.2) -> Adapter:
+    """An adapter of which neither factor is zero."""
+    draw, adapter = np.random.default_rng(seed), {}
+    for name in targets:
+        rows, columns = linear_shapes(CONFIG)[name]
+        a = draw.uniform(-(rows**-0.5), rows**-0.5, (CONFIG.num_layers, rows, rank))
+        b = np.zeros((CONFIG.num_layers, rank, columns))
+        adapter[name] = {
+            factor: (start + size * draw.normal(size=start.shape)).astype(np.float32)
+            for factor, start in (("a", a), ("b", b))
+        }
+    return adapter
 
 
 def rows(seed: int, count: int = 12, length: int = 16) -> Packed:

@@ -1,26 +1,20 @@
 """Loss surfaces against merging every point, and what they refuse."""
 
-import jax
 import numpy as np
 import pytest
 
 from rr_jax.dynamics.surface import loss_surface, point_sums
 from rr_jax.evaluate.nll import mean_nll
-from rr_jax.lora.adapter import init_adapter, merge_adapter, scale_adapter
+from rr_jax.lora.adapter import merge_adapter, scale_adapter
 from tests import tiny
 
 F, T = [0.0, 0.3, 0.7], [0.0, 1.0]
 ROWS = {"forget": tiny.rows(1, 12), "retain": tiny.rows(2, 5, 12)}  # two batches, and one that is not full
 
 
-def filled(seed, rank, targets, size=0.2):
-    adapter = init_adapter(jax.random.key(seed), tiny.CONFIG, rank, targets)
-    return jax.tree.map(lambda x: x + size * jax.random.normal(jax.random.key(seed + 1), x.shape), adapter)
-
-
-BEFORE = filled(1, 4, ["q", "v", "gate"])
-FORGET = filled(3, 2, ["q", "k", "down"])
-RETAIN = filled(5, 3, ["v", "down"])
+BEFORE = tiny.random_adapter(1, 4, ["q", "v", "gate"])
+FORGET = tiny.random_adapter(3, 2, ["q", "k", "down"])
+RETAIN = tiny.random_adapter(5, 3, ["v", "down"])
 
 
 def surface(forget_strength=F, retain_strength=T, rows=ROWS, retain=RETAIN, **options):

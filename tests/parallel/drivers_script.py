@@ -1,10 +1,13 @@
 """Run by test_drivers.py in a process of its own: every driver on several CPU devices, blocking each step.
 
-Prints one line of JSON: for each case the largest relative difference of its final parameters from plain jit on the
-whole batch, and from a float64 NumPy AdamW.
+Usage: drivers_script.py CASE..., each of linear, adapter, a penalty or an objective that forgets. Prints one line of
+JSON: for each case the largest relative difference of its final parameters from plain jit on the whole batch, and from a
+float64 NumPy AdamW.
 """
 
+import functools
 import json
+import sys
 import warnings
 
 warnings.simplefilter("error")
@@ -155,8 +158,8 @@ def adapter_cases(report):
         report[f"{name}, adapter of a model"] = {"jit": distance(found, expected)}
 
 
-def release_cases(report):
-    """The step that runs train with: two stacked adapters on data of their own, an anchor and both penalties."""
+def release_case(penalty, report):
+    """The step that runs train with: two stacked adapters on data of their own, an anchor and a penalty."""
     config = ModelConfig(
         family="llama", vocab_size=11, embed_dim=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
         ffn_dim=12, norm_eps=1e-5, rope_theta=100.0,
@@ -173,13 +176,12 @@ def release_cases(report):
         }
         for _ in range(3)
     ]
-    for penalty in ("normalized", "olora"):
-        job = TrainJob(
-            {"forget": forget, "retain": retain}, {"forget": None, "retain": None}, TrainConfig(learning_rate=0.3), 2.0,
-            constraint=Constraint(penalty=penalty, penalty_weight=0.7), references=References(anchor=anchor),
-            optimizer="sgd",
-        )  # fmt: skip
-        compare(report, f"release step, {penalty}", job, base, config, batches)
+    job = TrainJob(
+        {"forget": forget, "retain": retain}, {"forget": None, "retain": None}, TrainConfig(learning_rate=0.3), 2.0,
+        constraint=Constraint(penalty=penalty, penalty_weight=0.7), references=References(anchor=anchor),
+        optimizer="sgd",
+    )  # fmt: skip
+    compare(report, f"release step, {penalty}", job, base, config, batches)
 
 
 def compare(report, case, job, base, config, batches):
@@ -198,8 +200,15 @@ def compare(report, case, job, base, config, batches):
         report[f"{name}, {case}"] = {"jit": distance(ends[name], ends["jit"])}
 
 
-def objective_cases(report):
-    """The step of losses that forget: sequences unevenly many on the devices, and on one of them none. SGD, as above."""
+OBJECTIVE_SETTINGS = {
+    "grad_diff": {"retain_weight": 0.7},
+    "npo": {"retain_weight": 0.7, "beta": 0.5},
+    "simnpo": {"retain_weight": 0.7, "beta": 0.5, "margin": 0.2},
+}
+
+
+def objective_case(objective, report):
+    """The step of a loss that forgets: sequences unevenly many on the devices, and on one of them none. SGD, as above."""
     config = ModelConfig(
         family="llama", vocab_size=11, embed_dim=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
         ffn_dim=12, norm_eps=1e-5, rope_theta=100.0,
@@ -217,24 +226,22 @@ def objective_cases(report):
         }
         for _ in range(3)
     ]
-    for objective, optimizer in (
-        ({"name": "grad_diff", "retain_weight": 0.7}, "sgd"),
-        ({"name": "npo", "retain_weight": 0.7, "beta": 0.5}, "sgd"),
-        ({"name": "simnpo", "retain_weight": 0.7, "beta": 0.5, "margin": 0.2}, "sgd"),
-    ):
-        made = OBJECTIVES.get(objective["name"])(**objective)
-        section = TrainConfig(steps=3, learning_rate=0.3)
-        job = TrainJob(
-            {"forget": adapter}, {"forget": None, "retain": None}, section, 2.0, losses={"forget": made},
-            optimizer=optimizer,
-        )  # fmt: skip
-        compare(report, f"objective step, {made.name}", job, base, config, batches)
+    made = OBJECTIVES.get(objective)(name=objective, **OBJECTIVE_SETTINGS[objective])
+    section = TrainConfig(steps=3, learning_rate=0.3)
+    job = TrainJob(
+        {"forget": adapter}, {"forget": None, "retain": None}, section, 2.0, losses={"forget": made}, optimizer="sgd"
+    )
+    compare(report, f"objective step, {objective}", job, base, config, batches)
 
+
+CASES = (
+    {"linear": linear_cases, "adapter": adapter_cases}
+    | {penalty: functools.partial(release_case, penalty) for penalty in ("normalized", "olora")}
+    | {objective: functools.partial(objective_case, objective) for objective in OBJECTIVE_SETTINGS}
+)
 
 if __name__ == "__main__":
     report: dict = {"devices": jax.local_device_count(), "cases": {}}
-    linear_cases(report["cases"])
-    adapter_cases(report["cases"])
-    release_cases(report["cases"])
-    objective_cases(report["cases"])
+    for case in sys.argv[1:]:
+        CASES[case](report["cases"])
     print(json.dumps(report))

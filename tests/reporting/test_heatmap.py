@@ -34,8 +34,8 @@ def test_many_layers_have_no_numbers_and_few_ticks_and_all_lies_within_the_pictu
     assert texts == ["q", "a long name of a module", *map(str, range(1, 81, 5)), "layer (full colour: 0.3)"]
     _, _, width, height = map(float, root.get("viewBox").split())
     for cell in cells:
-        assert 0 < float(cell.get("x")) and float(cell.get("x")) + float(cell.get("width")) <= width + 0.01
-        assert 0 < float(cell.get("y")) and float(cell.get("y")) + float(cell.get("height")) <= height
+        assert float(cell.get("x")) > 0 and float(cell.get("x")) + float(cell.get("width")) <= width + 0.01
+        assert float(cell.get("y")) > 0 and float(cell.get("y")) + float(cell.get("height")) <= height
     assert not re.search(r"#[0-9a-f]{6}", ET.tostring(root, encoding="unicode"))  # colours are the page's
 
 

@@ -74,8 +74,7 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, uninterrupted, tmp_path, 
     died = script(config, *kill)
     assert died.returncode == -9, died.stderr
     assert not (tmp_path / "killed" / "report.html").exists()
-    resumed = script(config)
-    assert resumed.returncode == 0, resumed.stderr
+    experiment.run(parse_config(config))  # by another process than the one that began
     for name in ("summary.json", "metrics.jsonl", "revealed/round_01.jsonl", "revealed/round_02.jsonl"):
         assert (tmp_path / "killed" / name).read_text() == (uninterrupted / name).read_text(), name
     whole, pieces = checkpoint_arrays(uninterrupted), checkpoint_arrays(tmp_path / "killed")
@@ -255,9 +254,13 @@ def reference_nll(lm, rows):
     return total / weight
 
 
-def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path, monkeypatch):
+# bfloat16 logits: the difference of two losses is good to some 1e-2, and is there
+@pytest.mark.parametrize(
+    ("dtype", "close"), [("float32", 1e-5), pytest.param("bfloat16", 0.02, marks=pytest.mark.slow)]
+)
+def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path, monkeypatch, dtype, close):
     jobs = noted_jobs(monkeypatch)
-    config = parse_config(tiny.run_config(tmp_path / "run", folder, rounds=1, dtype="bfloat16"))
+    config = parse_config(tiny.run_config(tmp_path / "run", folder, rounds=1, dtype=dtype))
     summary = rounds.run(config)
     (entry,) = summary.rounds
     task, base = tiny.EchoTask(tiny.weight_metrics), rounds.load_model(config)
@@ -266,9 +269,8 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
     )
     held_out = pack_examples(base.tokenizer, texts, config.release.train.seq_len)
     released, _, _ = rounds.load_round(tmp_path / "run", 1)
-    # bfloat16 logits: the difference of two losses is good to some 1e-2, and is there
     increase = reference_nll(released, held_out) - reference_nll(base, held_out)
-    assert entry.cost.retain_loss_increase == pytest.approx(increase, abs=0.02)
+    assert entry.cost.retain_loss_increase == pytest.approx(increase, abs=close)
     gone = summary.base_validation["forget"].value - entry.validation["forget"].value
     assert (entry.cost.per_forgetting is not None) == (gone > 0)
     none = Metric(0.0, 48)
@@ -288,7 +290,8 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
         assert entry.layers["norm_a"][name] == pytest.approx([np.linalg.norm(a) for a in module["a"]], rel=1e-5)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     logged = {name for line in lines for name in line}
-    assert {"interference/retain_loss_increase", "merge_error/q", "norm_a/q/0", "norm_update/q/1"} <= logged
+    assert {"interference/retain_loss_increase", "norm_a/q/0", "norm_update/q/1"} <= logged
+    assert ("merge_error/q" in logged) == (dtype == "bfloat16")  # the loss of rounding
     repairs = [line for line in lines if "repair/penalty" in line]
     assert len(repairs) == 2 * 3 and all(line["repair/penalty"] > 0 for line in repairs)  # strengths, steps
 

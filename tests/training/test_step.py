@@ -10,7 +10,6 @@ import pytest
 from rr_jax.lora.activations import dominant_directions
 from rr_jax.lora.adapter import init_adapter, scale_adapter
 from rr_jax.lora.orthogonality import overlap_by_layer
-from rr_jax.models.decoder import forward
 from rr_jax.training.config import TrainConfig
 from rr_jax.training.constraint import Constraint, References
 from rr_jax.training.loop import TrainingDiverged, TrainJob
@@ -18,6 +17,7 @@ from rr_jax.training.loop import train as train_job
 from rr_jax.training.optimizer import adamw, hyperparameters, make_schedule
 from rr_jax.training.step import compiled_step, make_step
 from tests import tiny
+from tests.jitted import forward
 
 TARGETS = ["q", "v", "down"]
 SCALE = 2.0
@@ -129,9 +129,9 @@ def test_changing_numbers_does_not_recompile():
 def sizes_of_updates(section, schedule):
     """Sizes of the updates of an even gradient, of which Adam takes the sign."""
     optimizer, weights = adamw(hyperparameters(section, 1.0, 0.0), schedule), {"w": jnp.ones((1,))}
-    state, sizes = optimizer.init(weights), []
+    state, sizes, update = optimizer.init(weights), [], jax.jit(optimizer.update)
     for _ in range(section.steps):
-        updates, state = optimizer.update({"w": jnp.ones((1,))}, state, weights)
+        updates, state = update({"w": jnp.ones((1,))}, state, weights)
         sizes.append(float(-updates["w"][0]))
     return sizes
 

@@ -56,32 +56,30 @@ def test_the_grid_is_every_combination_with_every_seed(sweep):
     assert len({cell.config.out for cell in cells}) == 8
 
 
-def test_a_sweep_leaves_rows_a_table_and_figures_and_resumes(sweep, tmp_path, monkeypatch):
-    path = sweep()
+def test_a_sweep_resumes_and_leaves_rows_a_table_and_figures(sweep, tmp_path, monkeypatch):
+    path, ran = sweep(), []
+    first = run_sweep(path, ["seeds=[0]"])
+    assert len(first) == 4
+    monkeypatch.setattr(jobs, "run", lambda config, **more: ran.append(config.out) or rounds.run(config, **more))
     rows = run_sweep(path, ["seeds=[0, 1]"])
-    assert len(rows) == 8
+    assert len(ran) == 4 and all(out.endswith("seed1") for out in ran)
+    assert len(rows) == 8 and [row for row in rows if row["seed"] == 0] == first
+    assert all(row["seconds"] > 0 for row in rows)
+
     written = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert written["axes"] == ["strategy", "pairing"]
     assert written["rows"] == rows
-    assert {"seed", "best_score", "collected_relevance", "recall", "forget", "worst_retention", "test/use"} <= rows[
-        0
-    ].keys()
+    promised = {"seed", "best_score", "collected_relevance", "recall", "forget", "worst_retention", "test/use"}
+    assert promised <= rows[0].keys()
     for name in ("best_score.png", "cumulative_score.png", "trade_off.png"):
         assert (tmp_path / "sweep" / name).read_bytes().startswith(b"\x89PNG")
     lines = (tmp_path / "sweep" / "sweep.md").read_text().splitlines()
     assert [line.startswith("| ucb | none | 2 |") for line in lines[:6]] == [False, False, True, False, False, False]
     assert lines[6] == "" and sum(line.startswith("The same in all runs: ") for line in lines) == 1
     assert "* worst_retention: share of the base's value that the worst utility metric keeps, test data" in lines
-    first = RunSummary.read(tmp_path / "sweep" / "runs" / "ucb-none-seed0").rounds[0]
-    assert rows[0]["forget"] == first.metrics["forget"].value
-    assert rows[0]["best_score"] == max(arm.score for arm in first.search)
-
-    ran = []
-    monkeypatch.setattr(jobs, "run", lambda config, **more: ran.append(config.out) or rounds.run(config, **more))
-    again = run_sweep(path, ["seeds=[0, 1, 2]"])
-    assert len(ran) == 4 and all(out.endswith("seed2") for out in ran)
-    assert [row for row in again if row["seed"] < 2] == rows
-    assert all(row["seconds"] > 0 for row in again)
+    summary = RunSummary.read(tmp_path / "sweep" / "runs" / "ucb-none-seed0").rounds[0]
+    assert rows[0]["forget"] == summary.metrics["forget"].value
+    assert rows[0]["best_score"] == max(arm.score for arm in summary.search)
 
 
 def test_attacks_of_a_sweep_are_columns_and_a_figure_and_are_made_once(sweep, tmp_path, monkeypatch):
