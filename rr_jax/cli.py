@@ -78,7 +78,7 @@ class _Display:
             self._over()
 
     def _over(self) -> None:
-        """Says of what was last noted that it is done, or where it ended: another thing begins, or all is over."""
+        """Tells that what was last noted is done, or where it ended: another thing begins, or all is over."""
         what, done, of = self._at
         start = self._started.pop(what, None)
         if start is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rr_jax"
-VERB = re.compile(r"[A-Z][a-z]*s\b")
+VERB = re.compile(r"[A-Z][a-z]*s\b(?! of\b)")  # "Losses of" is a noun
 
 
 def functions(path):

@@ -217,7 +217,8 @@ def activations_by_layer(adapter: Adapter, directions: dict[str, Directions]) ->
 def principal_cosines_by_layer(
     forget: Adapter, retain: Adapter, factor: str = "a"
 ) -> dict[str, Float[np.ndarray, "L R"]]:
-    """Cosines of the principal angles between the factors' spaces, {module: [L, R]} in falling order; NumPy, float64.
+    """Returns cosines of the principal angles between the factors' spaces, {module: [L, R]} in falling order, by NumPy in
+    float64.
 
     Args:
       factor: "a", the column spaces of A (what is read), or "b", the row spaces of B (what is written). A zero factor

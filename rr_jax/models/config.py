@@ -104,5 +104,5 @@ class ModelConfig:
 
     @property
     def rotated(self) -> int:
-        """Entries of each head that carry the rotary position."""
+        """Returns how many entries of each head carry the rotary position."""
         return self.head_dim if self.rotary_dim is None else self.rotary_dim

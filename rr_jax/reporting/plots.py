@@ -82,11 +82,11 @@ def _height(axes: Any, values: Sequence[float]) -> None:
     axes.set_ylim(min([0.0, *finite]) - 0.06 * high, 1.15 * high)
 
 
-def _bars(axes: Any, places: Sequence[float], intervals: Sequence[Interval | None], color: str) -> None:
+def _bars(axes: Any, positions: Sequence[float], intervals: Sequence[Interval | None], color: str) -> None:
     """Draws the 95 % intervals as thin upright lines, where they are known."""
-    known = [(place, found) for place, found in zip(places, intervals, strict=True) if found is not None]
+    known = [(position, found) for position, found in zip(positions, intervals, strict=True) if found is not None]
     lows, highs = [found.low for _, found in known], [found.high for _, found in known]
-    axes.vlines([place for place, _ in known], lows, highs, color=color, linewidth=1, alpha=0.55, zorder=1)
+    axes.vlines([position for position, _ in known], lows, highs, color=color, linewidth=1, alpha=0.55, zorder=1)
 
 
 def _ends(intervals: Sequence[Interval | None]) -> list[float]:
@@ -191,18 +191,18 @@ def trade_off(points: Sequence[Strength], chosen: tuple[float, float] | None, bu
 
 
 def loss(values: Mapping[str, float]) -> str:
-    """Loss of the revealed responses under the prompt that revealed them and under the training prompt."""
+    """Plots the loss of the revealed responses under the prompt that revealed them and under the training prompt."""
     names = [name for name in LOSSES if name in values] + [name for name in values if name not in LOSSES]
     rows = [(LOSSES.get(name, name.replace("_", " ")), values[name]) for name in names]
     finite = [(label, value) for label, value in rows if math.isfinite(value)]
     longest = max(len(label) for label, _ in finite)
     figure, axes = _axes("nats a token", height=0.38 * len(finite) + 0.7, left=0.2 + LETTER * longest)
-    places = range(len(finite))
-    axes.barh(places, [value for _, value in finite], color=FORGET, height=0.5)
-    axes.set_yticks(places, [label for label, _ in finite])
-    for place, (_, value) in zip(places, finite, strict=True):
+    positions = range(len(finite))
+    axes.barh(positions, [value for _, value in finite], color=FORGET, height=0.5)
+    axes.set_yticks(positions, [label for label, _ in finite])
+    for position, (_, value) in zip(positions, finite, strict=True):
         axes.annotate(
-            f"{value:.3f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center",
+            f"{value:.3f}", (value, position), xytext=(4, 0), textcoords="offset points", va="center",
             fontsize=SMALL, color=INK,
         )  # fmt: skip
     axes.invert_yaxis()

@@ -24,7 +24,7 @@ class Arm:
     """One candidate prompt.
 
     Attributes:
-      index: its place in the pool.
+      index: its index in the pool.
       kind: "text", an instruction; "soft", a soft prompt followed by a text; or "written", an instruction that a model
         wrote after a soft prompt.
       text: the instruction, or the stem that follows the soft prompt; may be empty.
@@ -52,9 +52,9 @@ def build_arms(instructions: Sequence[str], stems: Sequence[str], num_soft: int)
         raise ValueError(f"{num_soft} soft arms have no stem to precede, expected at least one stem")
     if not instructions and not num_soft:
         raise ValueError("the pool has no arms, expected an instruction or num_soft above 0")
-    for place, text in enumerate(instructions):
-        if text in instructions[:place]:
-            raise ValueError(f"instruction {place} repeats an earlier one: {text!r}")
+    for index, text in enumerate(instructions):
+        if text in instructions[:index]:
+            raise ValueError(f"instruction {index} repeats an earlier one: {text!r}")
     texts = [Arm(index, "text", text, None) for index, text in enumerate(instructions)]
     soft = [(stems[j % len(stems)], j) for j in range(num_soft)]
     return texts + [Arm(len(texts) + j, "soft", stem, j, stem) for stem, j in soft]

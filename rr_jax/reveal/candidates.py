@@ -124,7 +124,7 @@ def respond(
 ) -> list[str]:
     """Samples one continuation of each arm in `chosen` (repeat an arm for several), in that order.
 
-    Texts and soft prompts go through the model together; the key of each follows from its place alone.
+    Texts and soft prompts go through the model together; the key of each follows from its index alone.
     """
     soft: Any = candidates.soft_of(chosen)
     with_soft = [arm.kind == "soft" for arm in chosen]

@@ -87,27 +87,27 @@ class Judge:
         )
 
     def shift(self, candidates: Candidates, arms: Sequence[Arm], judged: Sequence[Judged], seed: int) -> list[float]:
-        """Loss of each relevant response under a training prompt minus that under its revealing prompt, nats a token.
+        """Returns the loss of each relevant response under a training prompt minus that under its revealing prompt, nats a token.
 
         NaN for responses that disclose nothing. Without a shift a forget adapter learns nothing from a response.
         """
         draw = np.random.default_rng(seed)
         others = list(self.task.others)
         found = [math.nan] * len(judged)
-        places = [i for i, one in enumerate(judged) if one.reading is not None and one.relevance > 0 and one.counts]
+        indices = [i for i, one in enumerate(judged) if one.reading is not None and one.relevance > 0 and one.counts]
         readings = [one.reading for one in judged if one.reading is not None and one.relevance > 0 and one.counts]
-        if not places:
+        if not indices:
             return found
         responses = [reading.response for reading in readings]
-        whole = [arms[i].text + judged[i].text for i in places]
+        whole = [arms[i].text + judged[i].text for i in indices]
         revealing = [text.removesuffix(response) for text, response in zip(whole, responses, strict=True)]
         training = [self.task.prompt(others[int(draw.integers(len(others)))], reading.context) for reading in readings]
-        soft = candidates.soft_of([arms[i] for i in places])
-        rows = [arms[i].kind == "soft" for i in places] if soft is not None else None
+        soft = candidates.soft_of([arms[i] for i in indices])
+        rows = [arms[i].kind == "soft" for i in indices] if soft is not None else None
         under_revealing = response_nll(self.lm, revealing, responses, soft_prompts=soft, soft_rows=rows)
         under_training = response_nll(self.lm, training, responses)
-        for place, value in zip(places, under_training - under_revealing, strict=True):
-            found[place] = float(value)
+        for index, value in zip(indices, under_training - under_revealing, strict=True):
+            found[index] = float(value)
         return found
 
     @property

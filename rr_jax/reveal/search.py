@@ -122,9 +122,9 @@ def search(
             candidates, repeated, judged, derive_seed(seed, f"reveal/shift/{len(scored)}", round_index)
         )
         lines = []
-        for place, index in enumerate(chosen):
-            mine = slice(place * samples, (place + 1) * samples)
-            lines.append({"arm": index, **_score(judge, judged[mine], shifts[mine])})
+        for index, arm in enumerate(chosen):
+            mine = slice(index * samples, (index + 1) * samples)
+            lines.append({"arm": arm, **_score(judge, judged[mine], shifts[mine])})
         if remember is not None:
             remember(lines)
         return lines

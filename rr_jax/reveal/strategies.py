@@ -81,11 +81,11 @@ class Learned:
         self.available = bandit.retire(self.available, jnp.asarray(arms), self.settings)
         kept = list(range(len(arms)))
         if not self.observed and self.section.keep < 1:
-            best = sorted(kept, key=lambda place: (-scores[place], place))
+            best = sorted(kept, key=lambda index: (-scores[index], index))
             kept = sorted(best[: max(1, round_up(self.section.keep * len(arms)))])
         self.observed = True
-        rows = jnp.asarray([arms[place] for place in kept])
-        values = jnp.asarray([scores[place] for place in kept], jnp.float32)
+        rows = jnp.asarray([arms[index] for index in kept])
+        values = jnp.asarray([scores[index] for index in kept], jnp.float32)
         self.state = bandit.observe(self.state, self.features[rows], values)
 
     def choose(self, count: int) -> list[int]:

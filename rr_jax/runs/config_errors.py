@@ -50,14 +50,14 @@ def _lines(error: pydantic.ValidationError, model: type[pydantic.BaseModel], abo
 
 def _explain(problem: Any, model: type[pydantic.BaseModel], above: tuple[str, ...]) -> str:
     kind, found, loc = problem["type"], problem.get("input"), problem["loc"]
-    place = [*above, *map(str, loc)]
-    name = ".".join(place) or "config"
+    path = [*above, *map(str, loc)]
+    name = ".".join(path) or "config"
     if name in RENAMED_KEYS and kind == "extra_forbidden":
         return f"unknown key {name!r}; {RENAMED_KEYS[name]}"
     if isinstance(found, str) and (name, found) in RENAMED_VALUES:
         return f"{name}: found {found!r}, which is {RENAMED_VALUES[name, found]!r} now"
     if kind == "extra_forbidden":
-        return f"unknown key {name!r}; {_hint(place[-1], _valid_keys(loc[:-1], model), 'valid keys:')}"
+        return f"unknown key {name!r}; {_hint(path[-1], _valid_keys(loc[:-1], model), 'valid keys:')}"
     if kind == "missing":
         return f"{name} is missing"
     if kind in ("model_type", "model_attributes_type"):
@@ -74,7 +74,7 @@ def _explain(problem: Any, model: type[pydantic.BaseModel], above: tuple[str, ..
             return f"{key}: there is no {name.rpartition('.')[2]} {asked!r}; it is {now} now"
         return f"{key}: {message}"
     if isinstance(found, dict):
-        return f"{name}: {message}" if place else message
+        return f"{name}: {message}" if path else message
     return f"{name}: found {found!r}, {message[:1].lower()}{message[1:]}"
 
 
@@ -83,10 +83,10 @@ def _hint(found: str, valid: Sequence[str], otherwise: str) -> str:
     return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(valid)}"
 
 
-def _valid_keys(place: Sequence[Any], root: type[pydantic.BaseModel]) -> list[str]:
-    """Returns the keys that the section at `place` of a `root` accepts."""
+def _valid_keys(path: Sequence[Any], root: type[pydantic.BaseModel]) -> list[str]:
+    """Returns the keys that the section at `path` of a `root` accepts."""
     kinds: list[Any] = [root]
-    for part in place:
+    for part in path:
         field = next((kind.model_fields[part] for kind in kinds if part in kind.model_fields), None)
         if field is None:
             return []

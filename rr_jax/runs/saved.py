@@ -88,13 +88,11 @@ class SavedRun:
         """Returns the lines of metrics.jsonl as arrays, {name: {(round, stage): series}}."""
         found: dict[str, dict[tuple[int, str], list[tuple[int, float]]]] = {}
         for line in read_lines(self.folder / "metrics.jsonl"):
-            place = (line.pop("round"), line.pop("stage"))
+            key = (line.pop("round"), line.pop("stage"))
             step = line.pop("step")
             for name, value in line.items():
-                found.setdefault(name, {}).setdefault(place, []).append((step, np.nan if value is None else value))
-        return {
-            name: {place: _series(points) for place, points in by_place.items()} for name, by_place in found.items()
-        }
+                found.setdefault(name, {}).setdefault(key, []).append((step, np.nan if value is None else value))
+        return {name: {key: _series(points) for key, points in series.items()} for name, series in found.items()}
 
     def __repr__(self) -> str:
         summary = self.summary

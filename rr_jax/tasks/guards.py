@@ -57,7 +57,7 @@ class Watcher:
         sampling: Sampling,
         **asked: Any,
     ) -> Generated:
-        """Answers of the batch, none with a relevance above a quarter: rated below `LEAST`."""
+        """Returns the answers of the batch, none with a relevance above a quarter: rated below `LEAST`."""
 
         def draw(keys: jax.Array, sampling: Sampling) -> Generated:
             drawn: Generated = jax.device_get(generate_tokens(params, tokens, mask, keys, config, sampling, **asked))

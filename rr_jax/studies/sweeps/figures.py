@@ -46,7 +46,7 @@ def _running_mean(scores: np.ndarray) -> np.ndarray:
 
 
 def _panels(rows: Sequence[Row], axes: Sequence[str]) -> tuple[list[str], Sequence[str]]:
-    """Labels of the panels, and the axes that colours stand for."""
+    """Returns the labels of the panels, and the axes that colours stand for."""
     if len(axes) < 2:
         return [""], axes
     return list(dict.fromkeys(row[axes[0]] for row in rows)), axes[1:]
@@ -133,20 +133,20 @@ def _trade_off(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
 
 
 def _interference(rows: Sequence[Row], axes: Sequence[str]) -> Figure:
-    """Bars of the retain loss that forgetting costs at the target."""
+    """Draws bars of the retain loss that forgetting costs at the target."""
     panels, colored = _panels(rows, axes)
     figure, plots = _figure(panels)
     for plot, panel in zip(plots, panels, strict=True):
         members = groups([row for row in rows if panel in ("", row[axes[0]])], colored)
         names = [" · ".join(labels) for labels in members]
-        for place, group in enumerate(members.values()):
+        for index, group in enumerate(members.values()):
             values = [row["retain_increase"] for row in group if "retain_increase" in row]
             if values:
                 middle, half = interval(values)
-                plot.barh(place, middle, 0.6, xerr=np.nan_to_num(half), color=COLORS[1], capsize=2)
-                plot.plot(values, [place] * len(values), ".", color="black", markersize=4)
+                plot.barh(index, middle, 0.6, xerr=np.nan_to_num(half), color=COLORS[1], capsize=2)
+                plot.plot(values, [index] * len(values), ".", color="black", markersize=4)
             else:
-                plot.text(0, place, " never so far down", va="center", fontsize=8)
+                plot.text(0, index, " never so far down", va="center", fontsize=8)
         plot.set_yticks(range(len(names)), names, fontsize=8)
         plot.set_ylim(len(names) - 0.5, -0.5)
         plot.axvline(0, color="black", linewidth=0.6)

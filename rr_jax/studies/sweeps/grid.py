@@ -110,14 +110,14 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
 
 def _check_owned(sweep: SweepConfig, path: Path) -> None:
     """Refuses overrides of what the sweep itself gives to each run."""
-    places = {"overrides": sweep.overrides} | {
+    sections = {"overrides": sweep.overrides} | {
         f"axes.{axis}.{label}": chosen for axis, labels in sweep.axes.items() for label, chosen in labels.items()
     }
-    for place, chosen in places.items():
+    for section, chosen in sections.items():
         for key, instead in (("seed", "seeds"), ("out", "out")):
             if key in chosen:
                 raise ValueError(
-                    f"sweep {path}: {place} has {key!r}, which the sweep's own {instead!r} gives to every run"
+                    f"sweep {path}: {section} has {key!r}, which the sweep's own {instead!r} gives to every run"
                 )
 
 
@@ -259,7 +259,7 @@ def _train_stacks(
     siblings = [Path(cell.config.out) for cell in cells]
     for number, group in enumerate(groups, start=1):
         start = time.perf_counter()
-        count = train_together([configs[place] for place in group], strategy, siblings)
+        count = train_together([configs[index] for index in group], strategy, siblings)
         note(
             f"stack {number} of {len(groups)}: {count} runs trained by {strategy}, with what comes before "
             f"({time.perf_counter() - start:.1f} s)"

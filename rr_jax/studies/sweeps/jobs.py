@@ -112,10 +112,10 @@ def _start(count: int) -> list[_Worker]:
     # a child inherits both: an interruption is this process's to hear
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        for place in range(count):
+        for worker in range(count):
             if limits:
-                share = cores[place * len(cores) // count : (place + 1) * len(cores) // count]
-                os.sched_setaffinity(0, share or [cores[place % len(cores)]])
+                share = cores[worker * len(cores) // count : (worker + 1) * len(cores) // count]
+                os.sched_setaffinity(0, share or [cores[worker % len(cores)]])
             here, there = method.Pipe()
             process = method.Process(target=_work, args=(there,), daemon=True)
             process.start()

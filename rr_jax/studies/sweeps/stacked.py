@@ -34,20 +34,20 @@ PER_MEMBER = (
 
 
 def stacks(configs: Sequence[RunConfig]) -> tuple[list[list[int]], list[str]]:
-    """Groups of two or more runs whose first trainings differ, have not been made, and can be one step.
+    """Finds groups of two or more runs whose first trainings differ, have not been made, and can be one step.
 
     Returns:
-      places in `configs` of the members of each group, and the keys for which not all that are to be trained are one
+      indices into `configs` of the members of each group, and the keys for which not all that are to be trained are one
       group.
     """
     groups: dict[str, dict[str, int]] = {}  # what is compiled -> what is trained -> the first run that asks for it
-    for place, config in enumerate(configs):
+    for index, config in enumerate(configs):
         needed = needed_stages(config)
         rows_kept = "reveal" in needed or not config.release.source.reveals
         trains = "train" in needed and rows_kept and config.release.objective.stacks
         if trains and not stage_path(Path(config.out), "train").exists():
             key = stage_key(config, "train")
-            groups.setdefault(_compiled_key(config, key), {}).setdefault(key, place)
+            groups.setdefault(_compiled_key(config, key), {}).setdefault(key, index)
     keys = [json.loads(key) for key in groups]
     differing = sorted({name for other in keys[1:] for name in differing_keys(keys[0], other)})
     return [list(group.values()) for group in groups.values() if len(group) > 1], differing

@@ -26,7 +26,7 @@ QUESTION, ANSWER = "Q:", "\nA:"
 
 @cache
 def instruction_pool() -> tuple[str, ...]:
-    """Beginnings of prompts of every skill, in the wordings of the training split."""
+    """Returns the beginnings of prompts of every skill, in the wordings of the training split."""
     entities = [
         f"{QUESTION} {w.format(t=ner.TYPE_WORDS[entity_type][0])}"
         for entity_type in TYPES
