@@ -9,6 +9,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# On small arrays two threads of torch wait for each other, and for those of JAX, twenty times as long as one computes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 CACHE = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"rr-jax-compilation-cache-{os.getuid()}")
 )

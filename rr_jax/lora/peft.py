@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from rr_jax.models import families, weights
@@ -214,20 +214,20 @@ def _stack(layers: dict[int, tuple[np.ndarray, np.ndarray]], shape: tuple[int, i
     for layer, (a, b) in layers.items():
         stacked_a[layer, :, : a.shape[1]] = a
         stacked_b[layer, : a.shape[1], :] = b
-    return {"a": jnp.asarray(stacked_a), "b": jnp.asarray(stacked_b)}
+    return jax.device_put({"a": stacked_a, "b": stacked_b})
 
 
 def _put_together(tensor: Tensor, layer: int, adapter: Adapter, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     """Returns a [in, R] and b [R, out] of one Hugging Face module in one layer."""
     own = {part: adapter[part] for part in tensor.parts if part in adapter}
-    inputs = [np.asarray(module["a"][layer]) for module in own.values()]
+    inputs = [np.asarray(module["a"])[layer] for module in own.values()]
     shared = all(np.array_equal(inputs[0], other) for other in inputs[1:])
     a = inputs[0] if shared else np.concatenate(inputs, axis=1)
     pieces, begin = [], 0
     for part in tensor.parts:
         piece = np.zeros((a.shape[1], linear_shapes(config)[part][1]), np.float32)
         if part in own:
-            b = np.asarray(own[part]["b"][layer])
+            b = np.asarray(own[part]["b"])[layer]
             piece[begin : begin + len(b)] = b
             begin += 0 if shared else len(b)
         pieces.append(piece)

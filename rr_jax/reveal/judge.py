@@ -87,7 +87,8 @@ class Judge:
         )
 
     def shift(self, candidates: Candidates, arms: Sequence[Arm], judged: Sequence[Judged], seed: int) -> list[float]:
-        """Returns the loss of each relevant response under a training prompt minus that under its revealing prompt, nats a token.
+        """Returns, for each relevant response, its loss under a training prompt minus that under its revealing prompt, in
+        nats a token.
 
         NaN for responses that disclose nothing. Without a shift a forget adapter learns nothing from a response.
         """

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.hub import LanguageModel
-from rr_jax.models.spec import init_params
+from rr_jax.models.spec import Params, init_params
 
 WORDS = 60
 
@@ -42,11 +42,16 @@ def lm(tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
         bos_token_id=1,
         eos_token_ids=(2,),
     )
-    params = init_params(jax.random.key(5), config)
-    # Weights of the usual small size give nearly equal logits: everything but the norms is made larger.
-    params["embed"], params["head"] = params["embed"] * 20, params["head"] * 20
-    params["layers"] = {k: v if k.endswith("norm") else v * 10 for k, v in params["layers"].items()}
-    return LanguageModel(config, params, tokenizer)
+
+    @jax.jit
+    def make(key: jax.Array) -> Params:
+        params = init_params(key, config)
+        # Weights of the usual small size give nearly equal logits: everything but the norms is made larger.
+        params["embed"], params["head"] = params["embed"] * 20, params["head"] * 20
+        params["layers"] = {k: v if k.endswith("norm") else v * 10 for k, v in params["layers"].items()}
+        return params
+
+    return LanguageModel(config, make(jax.random.key(5)), tokenizer)
 
 
 @pytest.fixture(scope="session")

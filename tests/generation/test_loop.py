@@ -1,17 +1,22 @@
 """The decoding loop against a plain argmax loop over `forward`, and what must not change a row."""
 
+import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rr_jax.generation.loop import Generated, generate_tokens
 from rr_jax.generation.sampling import Sampling, make_sampling
-from rr_jax.models.decoder import forward
+from tests.jitted import forward
 
 PAD = 62
+
+
+@functools.cache
+def row_keys() -> jax.Array:
+    return jax.random.split(jax.random.key(7), 16)
 
 
 def run(
@@ -31,7 +36,7 @@ def run(
     for n, row in enumerate(rows):
         tokens[n, length - len(row) :], mask[n, length - len(row) :] = row, True
     if keys is None:
-        keys = jax.random.split(jax.random.key(7), 16)[:batch]
+        keys = row_keys()[:batch]
     return generate_tokens(
         lm.params,
         tokens,
@@ -52,17 +57,19 @@ def rows() -> list[list[int]]:
 
 
 def texts(generated: Generated) -> list[list[int]]:
-    return [np.asarray(row)[:n].tolist() for row, n in zip(generated.tokens, generated.lengths, strict=True)]
+    return [
+        row[:n].tolist() for row, n in zip(np.asarray(generated.tokens), np.asarray(generated.lengths), strict=True)
+    ]
 
 
 def test_greedy_is_an_argmax_loop_over_forward(lm: Any, rows: list[list[int]]) -> None:
     generated = run(lm, rows, make_sampling(0.0), eos=())
-    whole = jax.jit(lambda tokens, mask: forward(lm.params, tokens, lm.config, mask=mask))
     for n, row in enumerate(rows):
         ids = list(row)
         for _ in range(12):  # padded on the right here, so that one compilation serves all lengths
-            tokens = jnp.asarray([ids + [0] * (28 - len(ids))], jnp.int32)
-            ids.append(int(jnp.argmax(whole(tokens, jnp.arange(28)[None, :] < len(ids))[0, len(ids) - 1])))
+            tokens = np.array([ids + [0] * (28 - len(ids))], np.int32)
+            logits = forward(lm.params, tokens, lm.config, mask=np.arange(28)[None, :] < len(ids))
+            ids.append(int(np.argmax(np.asarray(logits)[0, len(ids) - 1])))
         assert texts(generated)[n] == ids[len(row) :]
     assert generated.steps == 12
     assert not np.asarray(generated.finished).any()
@@ -76,11 +83,11 @@ def test_padding_after_the_end(lm: Any, rows: list[list[int]]) -> None:
     for n, row in enumerate(np.asarray(generated.tokens)):
         where = [t for t in range(12) if free[n, t] in ends]
         length = where[0] if where else 12
-        assert generated.lengths[n] == length
-        assert generated.finished[n] == bool(where)
+        assert np.asarray(generated.lengths)[n] == length
+        assert np.asarray(generated.finished)[n] == bool(where)
         assert row[:length].tolist() == free[n, :length].tolist()
         assert set(row[length:].tolist()) == {PAD}
-    assert generated.lengths[0] == 0
+    assert np.asarray(generated.lengths)[0] == 0
 
 
 def test_stops_when_all_rows_are_done(lm: Any, rows: list[list[int]]) -> None:
@@ -94,7 +101,7 @@ def test_stops_when_all_rows_are_done(lm: Any, rows: list[list[int]]) -> None:
 def test_a_row_depends_on_itself_alone(lm: Any, rows: list[list[int]]) -> None:
     """Not on the batch size, on its place, on its neighbours, on the bucket or on rows that fill the batch."""
     sampling = make_sampling(1.2, 30, 0.95)
-    keys = jax.random.split(jax.random.key(7), 16)
+    keys = row_keys()
     expected = texts(run(lm, rows, sampling))
     for n, row in enumerate(rows):
         assert texts(run(lm, [row], sampling, keys=keys[n : n + 1])) == [expected[n]]
@@ -108,7 +115,7 @@ def test_a_row_depends_on_itself_alone(lm: Any, rows: list[list[int]]) -> None:
 
 
 def test_rows_that_fill_the_batch_do_not_keep_it_going(lm: Any, rows: list[list[int]]) -> None:
-    first = int(run(lm, rows, make_sampling(0.0), eos=()).tokens[0, 0])
+    first = int(np.asarray(run(lm, rows, make_sampling(0.0), eos=()).tokens)[0, 0])
     assert run(lm, rows[:1], make_sampling(0.0), batch=6, eos=(first,)).steps == 1
 
 

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rr_jax.generation.sampling import filter_logits, make_sampling, sample_tokens
+from rr_jax.generation import sampling as module
+from rr_jax.generation.sampling import make_sampling
 
 torch = pytest.importorskip("torch")
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+filter_logits, sample_tokens = jax.jit(module.filter_logits), jax.jit(module.sample_tokens)
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def test_filters_are_those_of_hugging_face(logits: np.ndarray, temperature: floa
         scores = TopKLogitsWarper(top_k)(None, scores)
     if top_p < 1:
         scores = TopPLogitsWarper(top_p)(None, scores)
-    ours = np.asarray(filter_logits(jnp.asarray(logits) / temperature, jnp.int32(top_k), jnp.float32(top_p)))
+    ours = np.asarray(filter_logits(logits / np.float32(temperature), np.int32(top_k), np.float32(top_p)))
     np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(scores.numpy()))
     np.testing.assert_allclose(ours, scores.numpy(), rtol=1e-5, atol=1e-5)
 
@@ -37,15 +40,15 @@ def test_filters_are_those_of_hugging_face(logits: np.ndarray, temperature: floa
 def test_top_p_keeps_the_token_that_crosses_p() -> None:
     probabilities = np.array([[0.1, 0.4, 0.2, 0.3]])
     for top_p, kept in ((0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.89, 3), (0.91, 4)):
-        ours = filter_logits(jnp.log(jnp.asarray(probabilities, jnp.float32)), jnp.int32(0), jnp.float32(top_p))
+        ours = filter_logits(np.log(np.float32(probabilities)), np.int32(0), np.float32(top_p))
         order = np.argsort(-probabilities[0])[:kept]
         assert set(np.flatnonzero(np.isfinite(np.asarray(ours)[0]))) == set(order)
 
 
 def test_a_tie_with_the_last_kept_token_is_kept() -> None:
-    ours = filter_logits(jnp.asarray([[1.0, 2.0, 0.0, -0.0, 1.0]]), jnp.int32(2), jnp.float32(1.0))
+    ours = filter_logits(np.float32([[1.0, 2.0, 0.0, -0.0, 1.0]]), np.int32(2), np.float32(1.0))
     np.testing.assert_array_equal(np.isfinite(np.asarray(ours)), [[True, True, False, False, True]])
-    ours = filter_logits(jnp.asarray([[-0.0, 0.0, -1.0, -jnp.inf]]), jnp.int32(1), jnp.float32(1.0))
+    ours = filter_logits(np.float32([[-0.0, 0.0, -1.0, -np.inf]]), np.int32(1), np.float32(1.0))
     np.testing.assert_array_equal(np.isfinite(np.asarray(ours)), [[True, True, False, False]])
 
 
@@ -63,9 +66,9 @@ def test_draws_follow_the_distribution(temperature: float, top_k: int, top_p: fl
     kept = kept[np.cumsum(p) - p < top_p]
     expected = np.zeros(vocab)
     expected[kept] = np.exp(scaled[kept]) / np.exp(scaled[kept]).sum() * draws
-    logits = jnp.broadcast_to(jnp.asarray(row, jnp.float32)[None, :], (draws, vocab))
+    logits = np.broadcast_to(np.float32(row), (draws, vocab))
     keys = jax.random.split(jax.random.key(3), draws)
-    drawn = jax.jit(sample_tokens)(logits, keys, make_sampling(temperature, top_k, top_p))
+    drawn = sample_tokens(logits, keys, make_sampling(temperature, top_k, top_p))
     counts = np.bincount(np.asarray(drawn), minlength=vocab)
     assert counts[expected == 0].sum() == 0
     chi2 = ((counts - expected)[kept] ** 2 / expected[kept]).sum()
@@ -75,20 +78,20 @@ def test_draws_follow_the_distribution(temperature: float, top_k: int, top_p: fl
 def test_a_row_depends_on_its_own_key_alone(logits: np.ndarray) -> None:
     keys = jax.random.split(jax.random.key(4), len(logits))
     for sampling in (make_sampling(1.3), make_sampling(1.3, 20, 0.95)):
-        together = np.asarray(sample_tokens(jnp.asarray(logits), keys, sampling))
-        backwards = np.asarray(sample_tokens(jnp.asarray(logits[::-1].copy()), keys[::-1], sampling))[::-1]
-        alone = [int(sample_tokens(jnp.asarray(logits[n : n + 1]), keys[n : n + 1], sampling)[0]) for n in range(7)]
+        together = np.asarray(sample_tokens(logits, keys, sampling))
+        backwards = np.asarray(sample_tokens(logits[::-1].copy(), keys[::-1], sampling))[::-1]
+        alone = [np.asarray(sample_tokens(logits[n : n + 1], keys[n : n + 1], sampling)).item() for n in range(7)]
         assert together.tolist() == backwards.tolist() == alone
 
 
 def test_greedy_takes_the_largest(logits: np.ndarray) -> None:
     keys = jax.random.split(jax.random.key(0), len(logits))
-    drawn = sample_tokens(jnp.asarray(logits), keys, make_sampling(0.0, 3, 0.5))
+    drawn = module.sample_tokens(jnp.asarray(logits), keys, make_sampling(0.0, 3, 0.5))
     np.testing.assert_array_equal(np.asarray(drawn), logits.argmax(-1))
 
 
 def test_numbers_never_recompile(logits: np.ndarray) -> None:
-    compiled = jax.jit(lambda *arguments: sample_tokens(*arguments))
+    compiled = jax.jit(lambda *arguments: module.sample_tokens(*arguments))
     keys = jax.random.split(jax.random.key(0), len(logits))
     for temperature, top_k, top_p in ((1.0, 4, 0.5), (2, 4, 1), (0.3, 0, 0.9), (np.float64(0.3), np.int64(9), 1.0)):
         compiled(logits, keys, make_sampling(temperature, top_k, top_p))

@@ -1,14 +1,14 @@
 """What modules read, against torch hooks, dense float64 matrices and the model's own outputs."""
 
+from functools import partial
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import rr_jax
 from rr_jax.data.packing import Packed
 from rr_jax.lora.activations import dominant_directions, output_energy
-from rr_jax.lora.adapter import init_adapter
 from rr_jax.models import hub
 from rr_jax.models.decoder import read_inputs
 from rr_jax.models.spec import linear_shapes
@@ -19,14 +19,16 @@ from tests.models.tiny_models import VARIANTS
 HF_NAMES = {name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
 
 
+@jax.jit
+def real_inputs(params, tokens, segment_ids, config):
+    """{module: [L, B, S, in]}, zero where there is no token."""
+    real = segment_ids > 0
+    return read_inputs(params, tokens, config, lambda name, layer, x: x * real[..., None], segment_ids=segment_ids)
+
+
 def second_moments(params, rows, config):
     """Sums of x x^T over real tokens, {module: [L, in, in]} float64, and the number of tokens."""
-    real = jnp.asarray(rows.segment_ids > 0)
-
-    def read(name, layer, x):
-        return x * real[..., None]
-
-    inputs = read_inputs(params, jnp.asarray(rows.tokens), config, read, segment_ids=jnp.asarray(rows.segment_ids))
+    inputs = jax.device_get(real_inputs(params, rows.tokens, rows.segment_ids, config))
     moments = {}
     for name in linear_shapes(config):
         flat = np.asarray(inputs[name], np.float64).reshape(config.num_layers, -1, inputs[name].shape[-1])
@@ -52,14 +54,14 @@ def test_inputs_are_those_that_torch_sees(tmp_path):
     tokens = np.arange(3, 15)[None]
     with torch.no_grad():
         model(torch.tensor(tokens))
-    ours = read_inputs(lm.params, jnp.asarray(tokens), lm.config, lambda name, layer, x: x)
+    ours = jax.jit(partial(read_inputs, read=lambda name, layer, x: x))(lm.params, tokens, lm.config)
     for short, theirs in HF_NAMES.items():
         np.testing.assert_allclose(ours[short], np.stack(seen[theirs]), atol=1e-4)
 
 
 def test_small_modules_get_the_exact_eigenvectors():
     params, rows = tiny.params(), tiny.rows(3)
-    found = dominant_directions(params, rows, tiny.CONFIG, ("q", "down"), 5)
+    found = jax.device_get(dominant_directions(params, rows, tiny.CONFIG, ("q", "down"), 5))
     moments, tokens = second_moments(params, rows, tiny.CONFIG)
     for name, known in found.items():
         for layer, matrix in enumerate(moments[name] / tokens):
@@ -78,7 +80,7 @@ def test_a_sketch_of_a_wide_module_holds_nearly_all_that_the_best_directions_hol
     rows = tiny.rows(0, 6, 32)._replace(tokens=tokens)
     count = 8
     assert 2 * count + 16 < linear_shapes(lm.config)["q"][0]  # so it is a sketch
-    found = dominant_directions(lm.params, rows, lm.config, ("q", "down"), count)
+    found = jax.device_get(dominant_directions(lm.params, rows, lm.config, ("q", "down"), count))
     moments, tokens_read = second_moments(lm.params, rows, lm.config)
     for name, known in found.items():
         for layer, matrix in enumerate(moments[name] / tokens_read):
@@ -91,8 +93,14 @@ def test_a_sketch_of_a_wide_module_holds_nearly_all_that_the_best_directions_hol
 
 def test_the_energy_of_an_update_is_that_of_the_dense_matrix():
     params, rows = tiny.params(), tiny.rows(4, count=11)
-    adapter = init_adapter(jax.random.key(1), tiny.CONFIG, 3, ["v", "down"])
-    adapter = jax.tree.map(lambda leaf: leaf + 0.3, adapter)
+    rng, shapes, layers = np.random.default_rng(1), linear_shapes(tiny.CONFIG), tiny.CONFIG.num_layers
+    adapter = {
+        name: {
+            "a": np.float32(0.3 + rng.uniform(-0.2, 0.2, (layers, shapes[name][0], 3))),
+            "b": np.full((layers, 3, shapes[name][1]), 0.3, np.float32),
+        }
+        for name in ("v", "down")
+    }
     moments, tokens = second_moments(params, rows, tiny.CONFIG)
     for name, energy in output_energy(params, adapter, rows, tiny.CONFIG).items():
         for layer in range(tiny.CONFIG.num_layers):

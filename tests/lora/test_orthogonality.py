@@ -4,7 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +20,12 @@ from rr_jax.lora.orthogonality import (
     activations_by_layer,
     angles_by_layer,
     frobenius_by_layer,
-    input_angles_penalty,
-    normalized_penalty,
     olora_by_layer,
-    olora_penalty,
     orthonormal_columns,
-    output_angles_penalty,
     overlap_by_layer,
     principal_cosines_by_layer,
     project_out,
     update_cosine_by_layer,
-    update_penalty,
 )
 
 SHAPES = {"q": (9, 8), "v": (9, 4), "down": (11, 9)}
@@ -39,17 +34,21 @@ LAYERS = 2
 
 def random_adapter(seed, rank, targets=tuple(SHAPES)):
     rng = np.random.default_rng(seed)
-    return {
+    adapter = {
         name: {
-            "a": jnp.float32(rng.normal(size=(LAYERS, SHAPES[name][0], rank))),
-            "b": jnp.float32(rng.normal(size=(LAYERS, rank, SHAPES[name][1]))),
+            "a": np.float32(rng.normal(size=(LAYERS, SHAPES[name][0], rank))),
+            "b": np.float32(rng.normal(size=(LAYERS, rank, SHAPES[name][1]))),
         }
         for name in targets
     }
+    return jax.device_put(adapter)
 
 
 FORGET = random_adapter(1, 3, ("q", "v"))
 RETAIN = random_adapter(2, 4, ("down", "v", "q"))
+
+JITTED = {name: jax.jit(penalty) for name, penalty in PENALTIES.items()}
+GRADED = {name: jax.jit(jax.value_and_grad(penalty, argnums=(0, 1))) for name, penalty in PENALTIES.items()}
 
 
 def wide(adapter):
@@ -95,6 +94,12 @@ def update_reference(forget, retain):
     return np.mean(np.square(cosines))
 
 
+@cache  # finite differences move one entry of one of the spaces at a time
+def projector(values, columns):
+    space = np.frombuffer(values).reshape(-1, columns)
+    return space @ np.linalg.pinv(space)
+
+
 def angles_reference(forget, retain, factor):
     """By orthogonal projectors P onto the spaces: tr(P_retain P_forget) is the sum of cos^2."""
     means = []
@@ -102,7 +107,7 @@ def angles_reference(forget, retain, factor):
         for layer in range(LAYERS):
             one, other = (adapter[name][factor][layer] for adapter in (forget, retain))
             one, other = (one, other) if factor == "a" else (one.T, other.T)
-            total = np.trace(other @ np.linalg.pinv(other) @ one @ np.linalg.pinv(one))
+            total = np.trace(projector(other.tobytes(), other.shape[1]) @ projector(one.tobytes(), one.shape[1]))
             means.append(total / min(one.shape[1], other.shape[1]))
     return np.mean(means)
 
@@ -120,12 +125,12 @@ REFERENCES = {
 @pytest.mark.parametrize("name", REFERENCES)
 def test_penalties_are_the_double_loop(name):
     expected = REFERENCES[name](wide(FORGET), wide(RETAIN))
-    np.testing.assert_allclose(jax.jit(PENALTIES[name])(FORGET, RETAIN), expected, rtol=1e-5)
+    np.testing.assert_allclose(JITTED[name](FORGET, RETAIN), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_gradients_are_finite_differences(name):
-    gradients = jax.jit(jax.grad(PENALTIES[name], argnums=(0, 1)))(FORGET, RETAIN)
+    _, gradients = GRADED[name](FORGET, RETAIN)
     reference, step = REFERENCES[name], 1e-6
     for side, module, factor in itertools.product((0, 1), FORGET, ("a", "b")):
         found = gradients[side][module][factor]
@@ -142,39 +147,45 @@ def test_gradients_are_finite_differences(name):
 
 
 def test_the_normalized_penalty_does_not_depend_on_size_depth_or_rank():
-    forget = {n: {"a": 1e-3 * m["a"], "b": m["b"]} for n, m in FORGET.items()}
-    np.testing.assert_allclose(normalized_penalty(forget, RETAIN), normalized_penalty(FORGET, RETAIN), rtol=1e-5)
+    normalized, olora = JITTED["normalized"], JITTED["olora"]
+    forget = {n: {"a": np.float32(1e-3) * np.asarray(m["a"]), "b": m["b"]} for n, m in FORGET.items()}
+    np.testing.assert_allclose(normalized(forget, RETAIN), normalized(FORGET, RETAIN), rtol=1e-5)
     deeper, wider = (
-        jax.tree.map(lambda leaf, axis=axis: jnp.concatenate([leaf, leaf], axis=axis), FORGET) for axis in (0, 2)
+        jax.tree.map(lambda leaf, axis=axis: np.concatenate([leaf, leaf], axis=axis), FORGET) for axis in (0, 2)
     )
-    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), RETAIN)
-    np.testing.assert_allclose(normalized_penalty(deeper, twice), normalized_penalty(FORGET, RETAIN), rtol=1e-5)
-    np.testing.assert_allclose(normalized_penalty(wider, RETAIN), normalized_penalty(FORGET, RETAIN), rtol=1e-5)
-    np.testing.assert_allclose(olora_penalty(deeper, twice), 2 * olora_penalty(FORGET, RETAIN), rtol=1e-5)
+    twice = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), RETAIN)
+    np.testing.assert_allclose(normalized(deeper, twice), normalized(FORGET, RETAIN), rtol=1e-5)
+    np.testing.assert_allclose(normalized(wider, RETAIN), normalized(FORGET, RETAIN), rtol=1e-5)
+    np.testing.assert_allclose(olora(deeper, twice), 2 * float(olora(FORGET, RETAIN)), rtol=1e-5)
 
 
 def test_orthogonal_and_equal_directions():
     basis = np.linalg.qr(np.random.default_rng(3).normal(size=(LAYERS, 9, 9)))[0]
     one, other = (
-        {"q": {"a": jnp.float32(basis[:, :, part]), "b": FORGET["q"]["b"]}} for part in (slice(3), slice(3, 6))
+        {"q": {"a": np.float32(basis[:, :, part]), "b": FORGET["q"]["b"]}} for part in (slice(3), slice(3, 6))
     )
-    for name, penalty in PENALTIES.items():
+    every = jax.jit(lambda one, other: {name: penalty(one, other) for name, penalty in PENALTIES.items()})
+    for name, found in every(one, other).items():
         if name != "output_angles":  # their B are the same
-            np.testing.assert_allclose(penalty(one, other), 0.0, atol=1e-5)
-    np.testing.assert_allclose(normalized_penalty(one, one), 1 / 3, rtol=1e-5)  # 3 of 9 pairs are the same column
-    np.testing.assert_allclose(olora_penalty(one, one), 3 * LAYERS, rtol=1e-5)
+            np.testing.assert_allclose(found, 0.0, atol=1e-5)
+    same = every(one, one)
+    np.testing.assert_allclose(same["normalized"], 1 / 3, rtol=1e-5)  # 3 of 9 pairs are the same column
+    np.testing.assert_allclose(same["olora"], 3 * LAYERS, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_zero_columns_are_safe(name):
-    forget = {n: {"a": m["a"].at[:, :, 0].set(0.0), "b": m["b"]} for n, m in FORGET.items()}
-    value, gradient = jax.jit(jax.value_and_grad(PENALTIES[name]))(forget, RETAIN)
+    forget = jax.tree.map(np.array, FORGET)
+    for module in forget.values():
+        module["a"][:, :, 0] = 0.0
+    value, gradient = GRADED[name](forget, RETAIN)
     np.testing.assert_allclose(value, REFERENCES[name](wide(forget), wide(RETAIN)), rtol=1e-5)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+    assert all(np.all(np.isfinite(np.asarray(leaf))) for leaf in jax.tree.leaves(gradient))
 
 
 def test_overlap_and_cosine_by_layer():
-    overlap, cosine = overlap_by_layer(FORGET, RETAIN), update_cosine_by_layer(FORGET, RETAIN)
+    both = jax.jit(lambda x, y: (overlap_by_layer(x, y), update_cosine_by_layer(x, y)))
+    overlap, cosine = jax.device_get(both(FORGET, RETAIN))
     assert set(overlap) == set(cosine) == {"q", "v"}
     forget, retain = wide(FORGET), wide(RETAIN)
     for name in ("q", "v"):
@@ -185,7 +196,7 @@ def test_overlap_and_cosine_by_layer():
             dense = [(m["a"][layer] @ m["b"][layer]).ravel() for m in (x, y)]
             expected = dense[0] @ dense[1] / (np.linalg.norm(dense[0]) * np.linalg.norm(dense[1]))
             np.testing.assert_allclose(cosine[name][layer], expected, rtol=1e-5, atol=1e-5)
-    for same in update_cosine_by_layer(FORGET, FORGET).values():
+    for same in jax.jit(update_cosine_by_layer)(FORGET, FORGET).values():
         np.testing.assert_allclose(same, np.ones(LAYERS), rtol=1e-5)
 
 
@@ -201,7 +212,7 @@ LAYER_MEASURES = {
 @pytest.mark.parametrize("name", LAYER_MEASURES)
 def test_a_layer_s_value_is_the_penalty_of_that_layer_alone(name):
     """The reference of a whole adapter, given one module whose layers all are the one looked at."""
-    found = LAYER_MEASURES[name](FORGET, RETAIN)
+    found = jax.device_get(jax.jit(LAYER_MEASURES[name])(FORGET, RETAIN))
     assert set(found) == {"q", "v"}
     for module, layer in itertools.product(found, range(LAYERS)):
         alone = [{module: {f: np.stack([m[f][layer]] * LAYERS) for f, _ in m.items()}}
@@ -211,12 +222,14 @@ def test_a_layer_s_value_is_the_penalty_of_that_layer_alone(name):
 
 
 def test_the_cosine_of_a_zero_update_is_zero_with_a_gradient():
-    fresh = scale_adapter(FORGET, 0.0)
-    cosine, gradient = jax.value_and_grad(
-        lambda m: sum(jnp.sum(c) for c in update_cosine_by_layer(m, RETAIN).values())
-    )(fresh)
+    @jax.jit
+    @jax.value_and_grad
+    def total(adapter):
+        return sum(jnp.sum(cosines) for cosines in update_cosine_by_layer(adapter, RETAIN).values())
+
+    cosine, gradient = total(jax.jit(scale_adapter)(FORGET, 0.0))
     assert cosine == 0
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+    assert all(np.all(np.isfinite(np.asarray(leaf))) for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("name", ["input_angles", "output_angles"])
@@ -226,20 +239,19 @@ def test_angles_of_a_factor_of_lower_rank_are_finite_and_about_right(name):
 
     def low(seed):
         a = rng.normal(size=(LAYERS, 300, 5)) @ rng.normal(size=(LAYERS, 5, 64))
-        return {"q": {"a": jnp.float32(a), "b": jnp.float32(np.swapaxes(a, 1, 2))}}
+        return {"q": {"a": np.float32(a), "b": np.float32(np.swapaxes(a, 1, 2))}}
 
     forget, retain = low(1), low(2)
-    value, grads = jax.jit(jax.value_and_grad(PENALTIES[name]))(forget, retain)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
+    value, grads = GRADED[name](forget, retain)
+    assert all(np.all(np.isfinite(np.asarray(leaf))) for leaf in jax.tree.leaves(grads))
     assert 0.0 <= float(value) < 0.1  # 5 of 64 directions, of which few are shared
 
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_penalties_map_over_stacked_adapters(name):
     forgets = [random_adapter(5, 2), random_adapter(6, 2)]
-    mapped = jax.jit(jax.vmap(PENALTIES[name], in_axes=(0, None)))(stack_adapters(forgets), RETAIN)
-    alone = jax.jit(PENALTIES[name])
-    np.testing.assert_allclose(mapped, [alone(forget, RETAIN) for forget in forgets], rtol=1e-5)
+    mapped = jax.jit(jax.vmap(PENALTIES[name], in_axes=(0, None)))(jax.jit(stack_adapters)(forgets), RETAIN)
+    np.testing.assert_allclose(mapped, [JITTED[name](forget, RETAIN) for forget in forgets], rtol=1e-5)
 
 
 def test_no_common_module_is_an_error():
@@ -255,32 +267,36 @@ def test_angles_are_those_of_the_spaces():
     def orthonormal(adapter):
         return {
             name: {
-                "a": jnp.float32(np.linalg.qr(rng.normal(size=m["a"].shape))[0]),
-                "b": jnp.float32(np.linalg.qr(rng.normal(size=m["b"].shape).swapaxes(1, 2))[0].swapaxes(1, 2)),
+                "a": np.float32(np.linalg.qr(rng.normal(size=m["a"].shape))[0]),
+                "b": np.float32(np.linalg.qr(rng.normal(size=m["b"].shape).swapaxes(1, 2))[0].swapaxes(1, 2)),
             }
             for name, m in adapter.items()
         }
 
     forget, retain = orthonormal(FORGET), orthonormal(RETAIN)
-    for factor, penalty in (("a", input_angles_penalty), ("b", output_angles_penalty)):
+    for factor, name in (("a", "input_angles"), ("b", "output_angles")):
         expected = angles_reference(wide(forget), wide(retain), factor)
-        np.testing.assert_allclose(penalty(forget, retain), expected, rtol=1e-5)
+        np.testing.assert_allclose(JITTED[name](forget, retain), expected, rtol=1e-5)
 
 
 def test_angles_do_not_depend_on_the_basis_of_a_factor_and_cosines_of_columns_do():
-    mixing = jnp.float32(np.random.default_rng(5).normal(size=(3, 3)))
-    mixed = {name: {"a": m["a"] @ mixing, "b": jnp.linalg.inv(mixing) @ m["b"]} for name, m in FORGET.items()}
-    np.testing.assert_allclose(input_angles_penalty(mixed, RETAIN), input_angles_penalty(FORGET, RETAIN), rtol=1e-3)
-    np.testing.assert_allclose(update_penalty(mixed, RETAIN), update_penalty(FORGET, RETAIN), rtol=1e-3)
-    assert abs(float(normalized_penalty(mixed, RETAIN) - normalized_penalty(FORGET, RETAIN))) > 1e-3
+    mixing = np.random.default_rng(5).normal(size=(3, 3))
+    mixed = {
+        name: {"a": np.float32(m["a"] @ mixing), "b": np.float32(np.linalg.inv(mixing) @ m["b"])}
+        for name, m in wide(FORGET).items()
+    }
+    for name in ("input_angles", "update"):
+        np.testing.assert_allclose(JITTED[name](mixed, RETAIN), JITTED[name](FORGET, RETAIN), rtol=1e-3)
+    assert abs(float(JITTED["normalized"](mixed, RETAIN)) - float(JITTED["normalized"](FORGET, RETAIN))) > 1e-3
 
 
 @pytest.mark.parametrize("name", sorted(PENALTIES))
 def test_every_penalty_is_finite_with_a_finite_gradient_where_b_is_zero(name):
-    fresh = {key: {"a": m["a"], "b": jnp.zeros_like(m["b"])} for key, m in FORGET.items()}
-    other = {key: {"a": m["a"], "b": jnp.zeros_like(m["b"])} for key, m in RETAIN.items()}
-    value, grads = jax.jit(jax.value_and_grad(PENALTIES[name]))(fresh, other)
-    assert np.isfinite(value) and all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
+    fresh, other = (
+        {key: {"a": m["a"], "b": np.zeros_like(m["b"])} for key, m in adapter.items()} for adapter in (FORGET, RETAIN)
+    )
+    value, grads = GRADED[name](fresh, other)
+    assert np.isfinite(value) and all(np.all(np.isfinite(np.asarray(leaf))) for leaf in jax.tree.leaves(grads))
 
 
 def test_principal_cosines_are_those_of_the_spaces():
@@ -288,7 +304,7 @@ def test_principal_cosines_are_those_of_the_spaces():
         found = principal_cosines_by_layer(FORGET, RETAIN, factor)
         for name in ("q", "v"):
             for layer in range(LAYERS):
-                spaces = [np.asarray(x[name][factor][layer], np.float64) for x in (FORGET, RETAIN)]
+                spaces = [x[name][factor][layer] for x in (wide(FORGET), wide(RETAIN))]
                 angles = scipy.linalg.subspace_angles(*(space if factor == "a" else space.T for space in spaces))
                 np.testing.assert_allclose(found[name][layer], np.sort(np.cos(angles))[::-1], atol=1e-7)
 
@@ -298,7 +314,7 @@ def test_orthonormal_columns_span_what_was_given_and_drop_what_depends():
     near = rng.normal(size=(LAYERS, 11, 1))
     given = np.concatenate([near, near + 1e-3 * rng.normal(size=(LAYERS, 11, 3)), rng.normal(size=(LAYERS, 11, 2))], -1)
     given = np.concatenate([given, np.zeros((LAYERS, 11, 1)), given[:, :, :2] @ [[1.0], [-3.0]]], -1)
-    found = np.asarray(orthonormal_columns(jnp.float32(given)), np.float64)
+    found = np.asarray(orthonormal_columns(np.float32(given)), np.float64)
     assert not np.any(found[:, :, 6:])
     np.testing.assert_allclose(found.mT @ found, np.diag([1.0] * 6 + [0.0] * 2) * np.ones((LAYERS, 1, 1)), atol=1e-6)
     q = np.linalg.qr(np.float32(given[:, :, :6]).astype(np.float64)).Q
@@ -327,18 +343,19 @@ print(max(float(jnp.max(jnp.abs(basis[name].mT @ module["a"]))) for name, module
 
 
 def test_projection_leaves_nothing_of_the_directions_and_all_of_the_rest():
-    basis = {"q": RETAIN["q"]["a"]}
-    more = {"q": jnp.float32(np.random.default_rng(7).normal(size=(LAYERS, 9, 1)))}
-    moved = project_out(FORGET, [basis, more])
+    basis = {"q": np.asarray(RETAIN["q"]["a"])}
+    more = {"q": np.float32(np.random.default_rng(7).normal(size=(LAYERS, 9, 1)))}
+    project = jax.jit(project_out)
+    moved = jax.device_get(project(FORGET, [basis, more]))
     for layer in range(LAYERS):
         taken = np.concatenate([np.asarray(b["q"][layer], np.float64) for b in (basis, more)], axis=1)
         q = np.linalg.qr(taken)[0]
-        a = np.asarray(FORGET["q"]["a"][layer], np.float64)
+        a = wide(FORGET)["q"]["a"][layer]
         np.testing.assert_allclose(moved["q"]["a"][layer], a - q @ (q.T @ a), atol=1e-5)
-        assert np.max(np.abs(taken.T @ np.asarray(moved["q"]["a"][layer]))) < 1e-4
+        assert np.max(np.abs(taken.T @ moved["q"]["a"][layer])) < 1e-4
     np.testing.assert_array_equal(moved["v"]["a"], FORGET["v"]["a"])  # no basis has it
     np.testing.assert_array_equal(moved["q"]["b"], FORGET["q"]["b"])
-    again = project_out(moved, [basis, more])
+    again = project(moved, [basis, more])
     np.testing.assert_allclose(again["q"]["a"], moved["q"]["a"], atol=1e-6)
 
 
@@ -348,14 +365,15 @@ def test_the_activation_penalty_is_the_energy_that_is_read_over_that_of_a_random
     moments = np.einsum("lni,lnj->lij", inputs, inputs) / 400
     values, vectors = np.linalg.eigh(moments)
     totals = np.trace(moments, axis1=1, axis2=2)
-    known = Directions(*(jnp.float32(x) for x in (vectors[:, :, ::-1], values[:, ::-1], totals)))
+    known = Directions(*(np.float32(x) for x in (vectors[:, :, ::-1], values[:, ::-1], totals)))
     a = np.asarray(FORGET["q"]["a"], np.float64)
     read = np.mean(np.sum((inputs @ a) ** 2, axis=-1), axis=-1)
     expected = read / (np.sum(a**2, axis=(1, 2)) * totals / 9)
-    np.testing.assert_allclose(activations_by_layer({"q": FORGET["q"]}, {"q": known})["q"], expected, rtol=1e-4)
-    np.testing.assert_allclose(activation_penalty({"q": FORGET["q"]}, {"q": known}), np.mean(expected), rtol=1e-4)
-    out = project_out({"q": FORGET["q"]}, [{"q": known.basis[:, :, :5]}])
+    by_layer, penalty = jax.jit(activations_by_layer), jax.jit(activation_penalty)
+    np.testing.assert_allclose(by_layer({"q": FORGET["q"]}, {"q": known})["q"], expected, rtol=1e-4)
+    np.testing.assert_allclose(penalty({"q": FORGET["q"]}, {"q": known}), np.mean(expected), rtol=1e-4)
     top = Directions(known.basis[:, :, :5], known.energy[:, :5], known.total)
-    assert float(activation_penalty(out, {"q": top})) < 1e-6
+    out = jax.jit(project_out)({"q": FORGET["q"]}, [{"q": top.basis}])
+    assert float(penalty(out, {"q": top})) < 1e-6
     with pytest.raises(ValueError, match="activations are known of k"):
         activation_penalty({"q": FORGET["q"]}, {"k": known})

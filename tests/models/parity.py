@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rr_jax.lora import adapter as lora
-from rr_jax.lora import algebra
 from rr_jax.lora.peft import load_peft, save_peft
 from rr_jax.models import hub
-from rr_jax.models.decoder import AFTER_LAYER, decode_step, forward, prefill, read_inputs
+from rr_jax.models.decoder import AFTER_LAYER, decode_step, prefill, read_inputs
 from rr_jax.models.loss import token_nll
 from rr_jax.models.spec import linear_shapes
+from tests.jitted import forward
 
 LENGTHS = (11, 5, 8)
 WIDTH = 11
@@ -48,6 +47,11 @@ def torch_logits(model: Any, sequence: np.ndarray) -> np.ndarray:
         return model(torch.tensor(np.asarray(sequence))[None]).logits[0].float().numpy()
 
 
+def our_logits(lm: hub.LanguageModel, sequence: np.ndarray, adapter: lora.Adapter | None = None) -> np.ndarray:
+    """[S, V] of one sequence."""
+    return np.asarray(forward(lm.params, sequence[None], lm.config, adapters=adapter))[0]
+
+
 def largest(found: Any, expected: Any) -> float:
     """The largest absolute difference."""
     return float(np.max(np.abs(np.asarray(found, np.float32) - np.asarray(expected, np.float32))))
@@ -56,13 +60,13 @@ def largest(found: Any, expected: Any) -> float:
 def logits(model: Any, lm: hub.LanguageModel) -> float:
     """Of one text."""
     sequence = rows()[0]
-    return largest(forward(lm.params, jnp.asarray(sequence)[None], lm.config)[0], torch_logits(model, sequence))
+    return largest(our_logits(lm, sequence), torch_logits(model, sequence))
 
 
 def padded_logits(model: Any, lm: hub.LanguageModel) -> float:
     """Of a left-padded batch, against each text alone."""
-    tokens, mask = left_padded(rows())
-    ours = np.asarray(forward(lm.params, jnp.asarray(tokens), lm.config, mask=jnp.asarray(mask)))
+    tokens, mask = left_padded(rows(), WIDTH + NEW_TOKENS)
+    ours = np.asarray(forward(lm.params, tokens, lm.config, mask=mask))
     pairs = zip(ours, rows(), strict=True)
     return max(largest(row[-len(sequence) :], torch_logits(model, sequence)) for row, sequence in pairs)
 
@@ -71,7 +75,7 @@ def packed_logits(model: Any, lm: hub.LanguageModel) -> float:
     """Of three texts packed in one row, against each text alone."""
     tokens = np.concatenate([*rows(), np.zeros(3, int)])
     segments = np.repeat([1, 2, 3, 0], [*LENGTHS, 3])
-    ours = np.asarray(forward(lm.params, jnp.asarray(tokens)[None], lm.config, segment_ids=jnp.asarray(segments)[None]))
+    ours = np.asarray(forward(lm.params, tokens[None], lm.config, segment_ids=segments[None]))
     pairs = enumerate(rows(), start=1)
     return max(largest(ours[0, segments == n], torch_logits(model, sequence)) for n, sequence in pairs)
 
@@ -91,13 +95,17 @@ def states_of_every_layer(model: Any, lm: hub.LanguageModel) -> float:
         model(torch.tensor(sequence)[None])
     for hook in hooks:
         hook.remove()
-    ours = read_inputs(lm.params, jnp.asarray(sequence)[None], lm.config, _after_layer)[AFTER_LAYER]
+    ours = np.asarray(_states(lm.params, sequence[None], lm.config))
     assert len(seen) == len(ours) == lm.config.num_layers
     return max(largest(found[0], expected) for found, expected in zip(ours, seen, strict=True))
 
 
-def _after_layer(name: str, layer: Any, x: Any) -> Any:
-    return x if name == AFTER_LAYER else None
+@functools.partial(jax.jit, static_argnames="config")
+def _states(params: Any, tokens: Any, config: Any) -> jax.Array:
+    def read(name: str, layer: jax.Array, x: jax.Array) -> jax.Array | None:
+        return x if name == AFTER_LAYER else None
+
+    return read_inputs(params, tokens, config, read)[AFTER_LAYER]
 
 
 def _layers(model: Any) -> Any:
@@ -125,28 +133,30 @@ def decoding(model: Any, lm: hub.LanguageModel) -> tuple[float, float]:
         ).numpy()[:, WIDTH:]
     model.generation_config.eos_token_id = kept
     step = jax.jit(functools.partial(decode_step, config=lm.config))
-    size = WIDTH + NEW_TOKENS + 3
-    after, cache = prefill(lm.params, jnp.asarray(tokens), jnp.asarray(mask), lm.config, cache_size=size)
-    chosen, cached = [], []
+    read = jax.jit(functools.partial(prefill, config=lm.config, cache_size=WIDTH + NEW_TOKENS + 3))
+    after, cache = read(lm.params, tokens, mask)
+    chosen: list[np.ndarray] = []
+    cached: list[np.ndarray] = []
     for _ in range(NEW_TOKENS):
-        cached.append(after)
-        chosen.append(jnp.argmax(after, axis=-1))
+        cached.append(np.asarray(after))
+        chosen.append(cached[-1].argmax(axis=-1).astype(np.int32))
         after, cache = step(lm.params, chosen[-1], cache)
     drawn = np.stack(chosen, axis=1)
     whole = np.concatenate([tokens, drawn], axis=1)
     seen = np.concatenate([mask, np.ones_like(drawn, bool)], axis=1)
-    at_once = forward(lm.params, jnp.asarray(whole), lm.config, mask=jnp.asarray(seen))[:, WIDTH - 1 : -1]
+    at_once = np.asarray(forward(lm.params, whole, lm.config, mask=seen))[:, WIDTH - 1 : -1]
     return float(np.mean(drawn != expected)), largest(np.stack(cached, axis=1), at_once)
 
 
 def random_adapter(lm: hub.LanguageModel, rank: int = 3, scale: float = 0.2) -> lora.Adapter:
     """An adapter of every linear module that changes the logits clearly."""
-    made = lora.init_adapter(jax.random.key(0), lm.config, rank, tuple(linear_shapes(lm.config)))
-    keys = jax.random.split(jax.random.key(1), len(made))
-    return {
-        name: {"a": module["a"], "b": scale * jax.random.normal(key, module["b"].shape)}
-        for key, (name, module) in zip(keys, made.items(), strict=True)
-    }
+    random = np.random.default_rng(4)
+    adapter = {}
+    for name, (rows, columns) in linear_shapes(lm.config).items():
+        a = random.uniform(-(rows**-0.5), rows**-0.5, (lm.config.num_layers, rows, rank))
+        b = scale * random.normal(size=(lm.config.num_layers, rank, columns))
+        adapter[name] = {"a": a.astype(np.float32), "b": b.astype(np.float32)}
+    return jax.device_put(adapter)
 
 
 def with_peft(model: Any, adapter_folder: Path) -> Any:
@@ -165,8 +175,7 @@ def adapter_export(model: Any, lm: hub.LanguageModel, folder: Path) -> float:
     adapter = random_adapter(lm)
     save_peft(folder / "adapter", adapter, lm.config)
     sequence = rows()[0]
-    ours = forward(lm.params, jnp.asarray(sequence)[None], lm.config, adapters=adapter)[0]
-    return largest(ours, torch_logits(with_peft(model, folder / "adapter"), sequence))
+    return largest(our_logits(lm, sequence, adapter), torch_logits(with_peft(model, folder / "adapter"), sequence))
 
 
 def merged_export(model: Any, lm: hub.LanguageModel, folder: Path) -> float:
@@ -177,8 +186,7 @@ def merged_export(model: Any, lm: hub.LanguageModel, folder: Path) -> float:
     hub.save(hub.LanguageModel(lm.config, lora.merge_adapter(lm.params, adapter)), folder / "merged")
     merged = transformers.AutoModelForCausalLM.from_pretrained(folder / "merged", attn_implementation="eager").eval()
     sequence = rows()[0]
-    ours = forward(lm.params, jnp.asarray(sequence)[None], lm.config, adapters=adapter)[0]
-    return largest(ours, torch_logits(merged, sequence))
+    return largest(our_logits(lm, sequence, adapter), torch_logits(merged, sequence))
 
 
 def lora_gradient(model: Any, lm: hub.LanguageModel, folder: Path) -> float:
@@ -193,16 +201,18 @@ def lora_gradient(model: Any, lm: hub.LanguageModel, folder: Path) -> float:
     adapter = load_peft(folder / "start", lm.config)
     sequence = rows()[0]
     batch = {
-        "tokens": jnp.asarray(sequence, jnp.int32)[None],
-        "segment_ids": jnp.ones((1, WIDTH), jnp.int32),
-        "weights": jnp.ones((1, WIDTH), jnp.float32),
+        "tokens": sequence[None].astype(np.int32),
+        "segment_ids": np.ones((1, WIDTH), np.int32),
+        "weights": np.ones((1, WIDTH), np.float32),
     }
 
-    def mean(adapter: lora.Adapter) -> jax.Array:
+    @jax.jit
+    @jax.grad
+    def gradient(adapter: lora.Adapter) -> jax.Array:
         total, weight = token_nll(lm.params, batch, lm.config, adapters=adapter)
         return total / weight
 
-    ours = jax.grad(mean)(adapter)
+    ours = jax.device_get(gradient(adapter))
     theirs = with_peft(model, folder / "start")
     ids = torch.tensor(sequence)[None]
     theirs(ids, labels=ids).loss.backward()
@@ -210,8 +220,8 @@ def lora_gradient(model: Any, lm: hub.LanguageModel, folder: Path) -> float:
     differences = []
     for tensor, layer in _linear_tensors(lm.config):
         name = "base_model.model." + tensor.name.format(layer).removesuffix(".weight")
-        a = sum(np.asarray(ours[part]["a"][layer]) for part in tensor.parts)
-        b = tensor.join([np.asarray(ours[part]["b"][layer]) for part in tensor.parts], lm.config.head_dim)
+        a = sum(ours[part]["a"][layer] for part in tensor.parts)
+        b = tensor.join([ours[part]["b"][layer] for part in tensor.parts], lm.config.head_dim)
         b = b if tensor.flipped else b.T
         differences += [
             largest(a.T, expected[f"{name}.lora_A.default.weight"]),
@@ -243,13 +253,14 @@ def half_precision(model: Any, folder: Path) -> tuple[float, float]:
     lm = hub.load(folder / "half", "bfloat16")
     sequence = rows()[0]
     exact = torch_logits(copy.deepcopy(half).float(), sequence)
-    ours = np.asarray(forward(lm.params, jnp.asarray(sequence)[None], lm.config)[0])
+    ours = our_logits(lm, sequence)
     size = np.sqrt(np.mean(exact**2))
     return tuple(float(np.sqrt(np.mean((one - exact) ** 2)) / size) for one in (ours, torch_logits(half, sequence)))
 
 
 def delta_difference(left: lora.Adapter, right: lora.Adapter) -> float:
-    """Of the dense updates of two adapters."""
-    one, two = algebra.delta_weight(left), algebra.delta_weight(right)
-    assert one.keys() == two.keys()
-    return max(largest(one[name], two[name]) for name in one)
+    """Of the dense updates of two adapters, formed and compared in float64."""
+    assert left.keys() == right.keys()
+    one, two = ({name: np.asarray(m["a"], float) @ np.asarray(m["b"], float) for name, m in adapter.items()}
+                for adapter in (left, right))  # fmt: skip
+    return max(float(np.max(np.abs(one[name] - two[name]))) for name in one)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from rr_jax.models import families, hub
-from rr_jax.models.decoder import forward
 from rr_jax.models.loss import token_nll
 from tests.models import parity
 from tests.models.tiny_models import FIRST, VARIANTS
@@ -32,8 +31,7 @@ def test_every_family_has_two_variants():
 def test_logits_alone_padded_packed_and_every_layer(name, hf_models):
     model, folder = hf_models(name)
     lm = hub.load(folder)
-    sequence = parity.rows()[0]
-    ours = forward(lm.params, jnp.asarray(sequence)[None], lm.config)
+    ours = parity.our_logits(lm, parity.rows()[0])
     assert ours.dtype == jnp.float32
     assert np.abs(ours).max() > 0.5
     assert parity.logits(model, lm) <= 1e-4
@@ -66,16 +64,18 @@ def test_loss_and_its_gradient(name, hf_models):
     lm = hub.load(folder)
     sequence = parity.rows()[0]
     batch = {
-        "tokens": jnp.asarray(sequence, jnp.int32)[None],
-        "segment_ids": jnp.ones((1, len(sequence)), jnp.int32),
-        "weights": jnp.ones((1, len(sequence)), jnp.float32),
+        "tokens": sequence[None].astype(np.int32),
+        "segment_ids": np.ones((1, len(sequence)), np.int32),
+        "weights": np.ones((1, len(sequence)), np.float32),
     }
 
+    @jax.jit
+    @jax.value_and_grad
     def mean(params):
         total, weight = token_nll(params, batch, lm.config)
         return total / weight
 
-    ours, gradient = jax.value_and_grad(mean)(lm.params)
+    ours, gradient = jax.device_get(mean(lm.params))
     ids = torch.tensor(sequence)[None]
     model.zero_grad()
     expected = model(ids, labels=ids).loss
@@ -86,7 +86,7 @@ def test_loss_and_its_gradient(name, hf_models):
     for tensor in families.model_tensors(lm.config):
         for layer in range(lm.config.num_layers if tensor.layered else 1):
             tree = gradient["layers"] if tensor.layered else gradient
-            parts = [np.asarray(tree[part][layer] if tensor.layered else tree[part]) for part in tensor.parts]
+            parts = [tree[part][layer] if tensor.layered else tree[part] for part in tensor.parts]
             found = tensor.join(parts, lm.config.head_dim)
             np.testing.assert_allclose(found, reference[tensor.name.format(layer)], atol=1e-4, err_msg=tensor.name)
             compared += 1
@@ -123,8 +123,7 @@ def test_adapters_in_transformers_and_peft(name, hf_models, tmp_path):
     pytest.importorskip("peft")
     model, folder = hf_models(name)
     lm = hub.load(folder)
-    tokens = jnp.asarray(parity.rows()[0])[None]
-    plain, changed = (forward(lm.params, tokens, lm.config, adapters=a) for a in (None, parity.random_adapter(lm)))
+    plain, changed = (parity.our_logits(lm, parity.rows()[0], a) for a in (None, parity.random_adapter(lm)))
     assert parity.largest(plain, changed) > 0.1
     assert parity.merged_export(model, lm, tmp_path) <= 1e-4
     assert parity.adapter_export(model, lm, tmp_path) <= 1e-4

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from rr_jax.models import hub
-from rr_jax.models.decoder import decode_step, forward, prefill
+from rr_jax.models.decoder import decode_step, prefill
 from rr_jax.models.loss import token_nll
+from tests.jitted import forward
 
 pytestmark = pytest.mark.shared
 
@@ -44,20 +45,20 @@ def stories(shared):
 
 def test_greedy_text(lm):
     assert lm.tokenizer.decode(lm.tokenizer(GREEDY).input_ids, skip_special_tokens=True).strip() == GREEDY
-    tokens = jnp.asarray([[lm.config.bos_token_id]], jnp.int32)
+    tokens = np.array([[lm.config.bos_token_id]], np.int32)
     length = 64
-    logits, cache = prefill(lm.params, tokens, tokens == tokens, lm.config, cache_size=1 + length)
 
     @jax.jit
-    def write(logits, cache):
+    def write(params, tokens):
         def one(carry, _):
             logits, cache = carry
             token = jnp.argmax(logits, axis=-1)
-            return decode_step(lm.params, token, cache, lm.config), token[0]
+            return decode_step(params, token, cache, lm.config), token[0]
 
-        return jax.lax.scan(one, (logits, cache), length=length)[1]
+        start = prefill(params, tokens, tokens == tokens, lm.config, cache_size=1 + length)
+        return jax.lax.scan(one, start, length=length)[1]
 
-    text = lm.tokenizer.decode(np.asarray(write(logits, cache)), skip_special_tokens=True).strip()
+    text = lm.tokenizer.decode(np.asarray(write(lm.params, tokens)), skip_special_tokens=True).strip()
     assert text.startswith(GREEDY) or GREEDY.startswith(text)
     assert len(text) > 0.8 * len(GREEDY)
 
@@ -86,10 +87,10 @@ def test_logits_and_export(lm, folder, stories, tmp_path):
     import transformers
 
     ids = lm.tokenizer(stories[0]).input_ids
-    ours = forward(lm.params, jnp.asarray([ids]), lm.config)
-    tokens = jnp.asarray([ids], jnp.int32)
-    batch = {"tokens": tokens, "segment_ids": jnp.ones_like(tokens), "weights": jnp.ones(tokens.shape)}
-    total, weight = token_nll(lm.params, batch, lm.config)
+    tokens = np.array([ids], np.int32)
+    ours = np.asarray(forward(lm.params, tokens, lm.config))
+    batch = {"tokens": tokens, "segment_ids": np.ones_like(tokens), "weights": np.ones(tokens.shape, np.float32)}
+    total, weight = jax.device_get(jax.jit(token_nll)(lm.params, batch, lm.config))
     hub.save(lm, tmp_path / "stories")
     for source in (folder, tmp_path / "stories"):
         model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()

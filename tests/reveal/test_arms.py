@@ -5,15 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rr_jax.reveal import arms
 from rr_jax.reveal.arms import (
     Arm,
     build_arms,
     expand_templates,
-    random_projection,
     read_instructions,
     sobol_points,
-    soft_prompts,
 )
+
+random_projection = jax.jit(arms.random_projection, static_argnums=(1, 2, 3))
+soft_prompts = jax.jit(arms.soft_prompts, static_argnames=("scale", "scaling"))
 
 
 def test_a_power_of_two_of_sobol_points_is_balanced_in_every_dimension():
@@ -71,7 +73,7 @@ def test_embedding_scaling_follows_its_formula():
     points = sobol_points(3, 5, seed=0)
     projection = np.asarray(random_projection(jax.random.key(1), 5, 2, 4))
     expected = 0.02 * 6 / np.sqrt(5) * np.einsum("nd,dpe->npe", points.astype(np.float64) - 0.5, projection)
-    prompts = soft_prompts(points, projection, jnp.float32(0.02))
+    prompts = arms.soft_prompts(points, projection, jnp.float32(0.02))
     np.testing.assert_allclose(prompts, expected, rtol=1e-5, atol=1e-7)
     assert prompts.dtype == jnp.float32
 
@@ -89,11 +91,11 @@ def test_instinct_scaling_is_the_bare_projection(dim):
 
 
 def test_soft_prompts_that_do_not_fit_are_refused():
-    projection = jnp.ones((5, 2, 4))
+    projection = np.ones((5, 2, 4), np.float32)
     with pytest.raises(ValueError, match=r"points \(3, 4\) and projection \(5, 2, 4\) do not match"):
-        soft_prompts(np.ones((3, 4), np.float32), projection, 0.02)
+        arms.soft_prompts(np.ones((3, 4), np.float32), projection, 0.02)
     with pytest.raises(ValueError, match="scaling is 'normal', expected one of embedding, instinct"):
-        soft_prompts(np.ones((3, 5), np.float32), projection, 0.02, scaling="normal")
+        arms.soft_prompts(np.ones((3, 5), np.float32), projection, 0.02, scaling="normal")
 
 
 def test_the_pool_lists_texts_then_soft_arms_with_stems_in_turn():

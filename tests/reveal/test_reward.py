@@ -4,7 +4,6 @@ import itertools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -44,10 +43,10 @@ def random_kernel(n: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 @pytest.mark.parametrize("n", [1, 2, 5, 20, 64])
 def test_identical_items_count_once_and_orthogonal_items_count_each(n):
-    assert float(vendi_score(jnp.ones((n, n)))) == pytest.approx(1, abs=1e-5)
-    assert float(vendi_score(jnp.eye(n))) == pytest.approx(n, rel=1e-5)
-    assert float(vendi_from_features(jnp.ones((n, 3)))) == pytest.approx(1, abs=1e-5)
-    assert float(vendi_from_features(3 * jnp.eye(n))) == pytest.approx(n, rel=1e-5)
+    assert float(vendi_score(np.ones((n, n)))) == pytest.approx(1, abs=1e-5)
+    assert float(vendi_score(np.eye(n))) == pytest.approx(n, rel=1e-5)
+    assert float(vendi_from_features(np.ones((n, 3)))) == pytest.approx(1, abs=1e-5)
+    assert float(vendi_from_features(3 * np.eye(n))) == pytest.approx(n, rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (20, 3), (20, 200), (64, 10), (7, 7)])
@@ -67,7 +66,7 @@ def test_two_items_have_a_closed_form():
     for c in (0.0, 0.25, 0.9):
         p, q = (1 + c) / 2, (1 - c) / 2
         expected = math.exp(-p * math.log(p) - q * math.log(q))
-        assert float(vendi_score(jnp.array([[1.0, c], [c, 1.0]]))) == pytest.approx(expected, rel=1e-5)
+        assert float(vendi_score(np.array([[1.0, c], [c, 1.0]]))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_groups_of_copies_score_the_entropy_of_their_shares():
@@ -87,14 +86,14 @@ def test_order_and_scale_of_features_do_not_matter():
 
 
 def test_more_similar_is_less_diverse_and_scores_stay_in_range():
-    scores = [float(vendi_score((1 - c) * jnp.eye(6) + c * jnp.ones((6, 6)))) for c in np.linspace(0, 1, 11)]
+    scores = [float(vendi_score((1 - c) * np.eye(6) + c * np.ones((6, 6)))) for c in np.linspace(0, 1, 11)]
     assert all(later < earlier for earlier, later in itertools.pairwise(scores))
     assert scores[0] == pytest.approx(6, rel=1e-5)
     assert scores[-1] == pytest.approx(1, abs=1e-5)
 
 
 def test_scores_vectorise():
-    kernels = jnp.stack([jnp.eye(4), jnp.ones((4, 4))])
+    kernels = np.stack([np.eye(4), np.ones((4, 4))]).astype(np.float32)
     np.testing.assert_allclose(jax.vmap(vendi_score)(kernels), [4, 1], rtol=1e-5)
 
 
@@ -254,11 +253,11 @@ def test_inputs_out_of_range_are_refused(relevances, texts, weight, message):
 
 def test_arrays_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"kernel has shape \(2, 3\), expected \(n, n\)"):
-        vendi_score(jnp.ones((2, 3)))
+        vendi_score(np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"mask has shape \(3,\), expected \(2,\)"):
-        vendi_score(jnp.ones((2, 2)), jnp.ones(3, bool))
+        vendi_score(np.ones((2, 2)), np.ones(3, bool))
     with pytest.raises(ValueError, match=r"features have shape \(4,\), expected \(n, d\)"):
-        vendi_from_features(jnp.ones(4))
+        vendi_from_features(np.ones(4))
 
 
 @pytest.mark.parametrize("order", [0.0, 0.5, 2.0, 7.0, float("inf")])
@@ -268,14 +267,14 @@ def test_vendi_of_any_order_equals_its_formula(order):
     p = np.linalg.eigvalsh(kernel / len(TEXTS))
     p = p[p > 1e-9]
     expected = 1 / p.max() if np.isinf(order) else np.sum(p**order) ** (1 / (1 - order))
-    assert float(vendi_score(jnp.asarray(kernel), None, order)) == pytest.approx(expected, rel=1e-4)
+    assert float(vendi_score(np.asarray(kernel), None, order)) == pytest.approx(expected, rel=1e-4)
     features = np.random.default_rng(0).normal(size=(9, 4))
-    dual = vendi_from_features(jnp.asarray(features), None, order)
-    assert float(dual) == pytest.approx(float(vendi_score(jnp.asarray(cosine_kernel(features)), None, order)), rel=1e-4)
+    dual = vendi_from_features(np.asarray(features), None, order)
+    assert float(dual) == pytest.approx(float(vendi_score(np.asarray(cosine_kernel(features)), None, order)), rel=1e-4)
 
 
 def test_higher_orders_look_at_the_commonest_items():
-    kernel = jnp.asarray(ngram_kernel(TEXTS))
+    kernel = np.asarray(ngram_kernel(TEXTS))
     values = [float(vendi_score(kernel, None, order)) for order in (0.5, 1.0, 2.0, float("inf"))]
     assert values == sorted(values, reverse=True)
     with pytest.raises(ValueError, match="order of a Vendi score is -1"):
@@ -283,7 +282,7 @@ def test_higher_orders_look_at_the_commonest_items():
 
 
 def test_normalizations():
-    vendi = float(vendi_score(jnp.asarray(ngram_kernel(TEXTS))))
+    vendi = float(vendi_score(np.asarray(ngram_kernel(TEXTS))))
     n = len(TEXTS)
     for name, expected in (("excess", (vendi - 1) / (n - 1)), ("share", vendi / n), ("none", vendi)):
         assert score_texts([1.0] * n, TEXTS, 0.5, normalization=name).diversity == pytest.approx(expected, rel=1e-5)

@@ -107,14 +107,14 @@ def test_the_bandit_finds_the_arms_that_score_where_chance_does_not(lm):
 
 
 def test_only_the_best_of_the_initial_design_may_start_the_bandit():
-    features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(20, 16)).astype(np.float32)
     section = SearchConfig(initial=6, keep=0.5, generations=1000)
-    made = make_strategy(section, BanditSection(fit_steps=3), features, [True] * 20, 10, seed=0, round_index=1)
+    made = make_strategy(section, BanditSection(fit_steps=3), features, [True] * 20, 8, seed=0, round_index=1)
     assert isinstance(made, Learned)
     arms = made.initial()
     made.observe(arms, [0.1, 0.9, 0.2, 0.8, 0.7, 0.3])
     assert int(made.state.count) == 3
-    np.testing.assert_allclose(np.sort(made.state.rewards[:3]), [0.7, 0.8, 0.9], rtol=1e-6)
+    np.testing.assert_allclose(np.sort(np.asarray(made.state.rewards)[:3]), [0.7, 0.8, 0.9], rtol=1e-6)
     assert not np.asarray(made.available)[arms].any()
     made.observe(made.choose(1), [0.0])
     assert int(made.state.count) == 4
@@ -122,16 +122,17 @@ def test_only_the_best_of_the_initial_design_may_start_the_bandit():
 
 def test_an_early_stop_says_so():
     """With no exploration, and one score above all predictions, nothing better is expected."""
-    features = np.zeros((6, 3), np.float32)
+    features = np.zeros((6, 16), np.float32)
     section = SearchConfig(initial=2, generations=1000, early_stop=True)
-    made = make_strategy(section, BanditSection(fit_steps=5, nu=1e-12), features, [True] * 6, 6, seed=0, round_index=1)
+    made = make_strategy(section, BanditSection(fit_steps=5, nu=1e-12), features, [True] * 6, 8, seed=0, round_index=1)
     made.observe(made.initial(), [0.0, 1.0])
     assert made.choose(1) == []
     assert made.stopped
 
 
 def test_epsilon_one_is_random_and_epsilon_zero_is_greedy():
-    features = np.linspace(-1, 1, 40)[:, None].astype(np.float32)
+    features = np.zeros((40, 16), np.float32)
+    features[:, 0] = np.linspace(-1, 1, 40)
     picks = {}
     for epsilon in (0.0, 1.0):
         section = SearchConfig(strategy="epsilon_greedy", initial=10, generations=1000, epsilon=epsilon)

@@ -26,6 +26,7 @@ from the initial weights. Where the defaults differ on purpose, the preset `inst
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -74,6 +75,7 @@ class Scores(NamedTuple):
     ucb: jax.Array
 
 
+@partial(jax.jit, static_argnames=("config", "feature_dim"))
 def init(key: jax.Array, config: BanditConfig, feature_dim: int) -> BanditState:
     """Returns a bandit that has seen nothing: random weights, U = lambda_, an empty buffer."""
     dtype = jnp.result_type(float)
