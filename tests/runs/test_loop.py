@@ -64,20 +64,48 @@ def uninterrupted(folder, tmp_path_factory):
     return out
 
 
-LATER = pytest.mark.slow
-KILLS = [("before", 1, LATER), ("after", 2, LATER), ("before", 4, LATER), ("after", 6, ()), ("before", 9, LATER)]
+class Died(BaseException):
+    """As sudden as a signal to whoever catches errors."""
 
 
-@pytest.mark.parametrize("kill", [pytest.param((when, number), marks=mark) for when, number, mark in KILLS])
+def test_a_run_that_dies_anywhere_resumes_to_the_same_bits(folder, uninterrupted, tmp_path, monkeypatch):
+    """Twice, in this process; by signals that kill others, below."""
+    config, saved = tiny.run_config(tmp_path / "killed", folder), []
+    save = Checkpoints.save
+
+    def save_and_die(self, step, stage):
+        save(self, step, stage)
+        saved.append(step)
+        if saved in ([0, 1], [0, 1, 2, 3, 4, 5]):
+            raise Died
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    for _ in range(2):
+        with pytest.raises(Died):
+            experiment.run(parse_config(config))
+    assert not (tmp_path / "killed" / "report.html").exists()
+    experiment.run(parse_config(config))
+    assert saved == list(range(9))  # no stage was made twice
+    ends_as(uninterrupted, tmp_path / "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [("before", 1), ("after", 2), ("before", 4), ("after", 6), ("before", 9)])
 def test_a_killed_run_resumes_to_the_same_bits(folder, uninterrupted, tmp_path, kill):
     config = tiny.run_config(tmp_path / "killed", folder)
     died = script(config, *kill)
     assert died.returncode == -9, died.stderr
     assert not (tmp_path / "killed" / "report.html").exists()
-    experiment.run(parse_config(config))  # by another process than the one that began
+    resumed = script(config)
+    assert resumed.returncode == 0, resumed.stderr
+    ends_as(uninterrupted, tmp_path / "killed")
+
+
+def ends_as(uninterrupted, resumed):
+    """Compares texts, and arrays bit by bit."""
     for name in ("summary.json", "metrics.jsonl", "revealed/round_01.jsonl", "revealed/round_02.jsonl"):
-        assert (tmp_path / "killed" / name).read_text() == (uninterrupted / name).read_text(), name
-    whole, pieces = checkpoint_arrays(uninterrupted), checkpoint_arrays(tmp_path / "killed")
+        assert (resumed / name).read_text() == (uninterrupted / name).read_text(), name
+    whole, pieces = checkpoint_arrays(uninterrupted), checkpoint_arrays(resumed)
     assert whole.keys() == pieces.keys() == set(range(9))
     for step in whole:
         same(whole[step], pieces[step])
@@ -332,6 +360,8 @@ def test_what_each_training_is_held_apart_from(folder, tmp_path, monkeypatch, co
 
 def test_a_bfloat16_run_says_what_its_weights_lost_of_the_update(folder, tmp_path):
     config = tiny.run_config(tmp_path / "run", folder, rounds=1, dtype="bfloat16")
+    config["release"] |= {"retain": {"place": "none"}, "strength": {"forget": [0.4], "utility_budget": 0.0}}
+    config["release"]["orthogonality"] = {"penalty": "none"}
     (entry,) = rounds.run(parse_config(config)).rounds
     deltas, _, _ = rounds.load_deltas(tmp_path / "run", 1)
     lm = rounds.load_model(parse_config(config))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from rr_jax.models.spec import LINEAR_MODULES
 from rr_jax.runs.checkpoint import Checkpoints
 from rr_jax.runs.config_file import parse_config
 from rr_jax.studies.sweeps import stacked
@@ -24,9 +25,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sweep(folder, made):
-    base = tiny.run_config(made / "unused", folder)
-    del base["release"]["adapter"]["targets"]  # of every module
-    (made / "base.yaml").write_text(yaml.safe_dump(base))
+    (made / "base.yaml").write_text(yaml.safe_dump(tiny.run_config(made / "unused", folder)))
 
     def write(name, **changes):
         weights = {str(weight): {"release.orthogonality.penalty_weight": weight} for weight in (0.0, 5.0)}
@@ -68,25 +67,29 @@ def sizes(monkeypatch):
     return noted
 
 
-@pytest.mark.parametrize("strategy", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
-def test_stacked_runs_end_as_separate_ones(sweep, made, sizes, strategy):
-    lines = []
-    apart = run_sweep(sweep("apart", stack="off"))  # for both strategies: made once, then there
+@pytest.mark.parametrize(
+    ("strategy", "targets"),
+    [("map", tiny.TARGETS), pytest.param("vmap", list(LINEAR_MODULES), marks=pytest.mark.slow)],
+)
+def test_stacked_runs_end_as_separate_ones(sweep, made, sizes, strategy, targets):
+    lines, separate = [], f"not {strategy}"
+    overrides = {"rounds": 1, "release.adapter.targets": targets}
+    apart = run_sweep(sweep(separate, stack="off", overrides=overrides))
     assert sizes == []
-    together = run_sweep(sweep(strategy, stack=strategy), note=lines.append)
+    together = run_sweep(sweep(strategy, stack=strategy, overrides=overrides), note=lines.append)
     assert sizes == [4]  # over lambda and over seeds, whose rows differ in number
     assert lines[0].startswith(f"stack 1 of 1: 4 runs trained by {strategy}, with what comes before (")
     for one, other in zip(together, apart, strict=True):
         assert one.keys() == other.keys()
         for name in one.keys() - {"seconds"}:
             assert one[name] == pytest.approx(other[name], abs=1e-5), name
-    ours, theirs = trained(made / strategy), trained(made / "apart")
+    ours, theirs = trained(made / strategy), trained(made / separate)
     assert len(ours) == 4 and ours.keys() == theirs.keys()
     for name, stage in ours.items():
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), stage.arrays, theirs[name].arrays)
         logs = [
             [json.loads(line) for line in (made / kind / "runs" / name / "metrics.jsonl").read_text().splitlines()]
-            for kind in (strategy, "apart")
+            for kind in (strategy, separate)
         ]
         assert [list(line) for line in logs[0]] == [list(line) for line in logs[1]]
         manifest = json.loads((made / strategy / "runs" / name / "manifest.json").read_text())
@@ -94,7 +97,7 @@ def test_stacked_runs_end_as_separate_ones(sweep, made, sizes, strategy):
     assert not np.array_equal(
         ours["0.0-seed0"].arrays["forget"]["q"]["a"], ours["5.0-seed0"].arrays["forget"]["q"]["a"]
     )
-    run_sweep(sweep(strategy, stack=strategy))
+    run_sweep(sweep(strategy, stack=strategy, overrides=overrides))
     assert sizes == [4]  # all there
 
 
