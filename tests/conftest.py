@@ -31,6 +31,8 @@ if QUICK not in os.environ.get("XLA_FLAGS", ""):  # a process of pytest-xdist ha
 import jax
 import pytest
 
+TESTS = Path(__file__).parent
+LONGEST = {"runs", "studies", "training", "release", "tasks", "testbed", "parallel"}
 MAPPINGS = 30_000  # of a module more there may be twice as many
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -38,7 +40,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that neither of two processes is left with one of them alone."""
-    items.sort(key=lambda item: not {"runs", "studies"} & set(item.path.parts))
+    items.sort(key=lambda item: not LONGEST & set(item.path.relative_to(TESTS).parts))
     if os.environ.get("RR_JAX_SLOW") != "1":
         for item in items:
             if item.get_closest_marker("slow"):
