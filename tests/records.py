@@ -17,8 +17,8 @@ def metric(value, stderr=0.0):
 def arm(**changes):
     """An evaluated arm."""
     plain = {
-        "order": 0, "arm": 3, "kind": "text", "text": "say <b>it</b>", "score": 0.6, "relevance": 0.7,
-        "diversity": 0.5, "fluency": 1.0, "shift": None, "chosen_by": "initial", "generations": 8,
+        "order": 0, "arm": 3, "kind": "text", "text": "say <b>it</b>", "score": 0.6, "relevance": metric(0.7),
+        "diversity": 0.5, "fluency": metric(1.0), "shift": None, "chosen_by": "initial", "generations": 8,
     }  # fmt: skip
     return ArmScore(**plain | changes)
 

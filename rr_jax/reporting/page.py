@@ -105,10 +105,10 @@ def _number(value: Metric | float | None, places: int = 3) -> str:
     return "\u2013" if value is None or math.isnan(value) else f"{value:.{places}f}"
 
 
-def _interval(metric: Metric | None) -> str:
+def _interval(metric: Metric | None, places: int = 2) -> str:
     """Returns the 95 % interval of a metric, "" where it has none."""
     found = None if metric is None else metric.interval()
-    return "" if found is None else f"{found.low:.2f}\u2013{found.high:.2f}"
+    return "" if found is None else f"{found.low:.{places}f}\u2013{found.high:.{places}f}"
 
 
 def _percent(share: Metric | float | None) -> str:

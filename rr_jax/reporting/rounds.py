@@ -117,7 +117,7 @@ def recall_view(summary: RunSummary) -> dict[str, Any] | None:
 def round_view(result: RoundResult) -> dict[str, Any]:
     """Returns what the template shows of one round: its plots, notes where one point makes no plot, the best arms."""
     maps, flat = _maps(result)
-    cost = {} if result.cost is None else result.cost.model_dump(exclude_none=True)
+    cost = {} if result.cost is None else {name: metric for name, metric in result.cost if metric is not None}
     return {
         "number": result.round_index,
         "revealed": result.revealed,

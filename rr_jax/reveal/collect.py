@@ -50,7 +50,7 @@ class Collection(NamedTuple):
 
 def best_arms(scored: Sequence[Scored], count: int) -> list[Scored]:
     """Returns the `count` best evaluated arms that disclosed anything at all, best first; of ties the earlier."""
-    useful = [one for one in scored if one.relevance > 0]
+    useful = [one for one in scored if one.relevance.value > 0]
     return sorted(useful, key=lambda one: (-one.score, one.order))[:count]
 
 

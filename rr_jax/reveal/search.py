@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from rr_jax.evaluate.metric import Metric, from_plain, mean_of, ratio_of, share_of, to_plain
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed
 from rr_jax.reveal.arms import Arm
@@ -26,8 +27,9 @@ class Scored(NamedTuple):
     Attributes:
       order: from 0.
       arm: what was asked.
-      score, relevance, diversity, fluency: as in `reward.RewardParts`.
-      shift: mean usable shift of its relevant responses, nats a token; NaN without any.
+      score, diversity: as in `reward.RewardParts`.
+      relevance, fluency: as there, over the responses of this evaluation.
+      shift: mean usable shift of its relevant responses, nats a token; None without any.
       chosen_by: "initial", or the strategy.
       generations: responses generated in the search up to and with this arm.
     """
@@ -35,17 +37,23 @@ class Scored(NamedTuple):
     order: int
     arm: Arm
     score: float
-    relevance: float
+    relevance: Metric
     diversity: float
-    fluency: float
-    shift: float
+    fluency: Metric
+    shift: Metric | None
     chosen_by: str
     generations: int
 
     def line(self) -> dict[str, Any]:
-        """Returns the fields as plain values, None for what is not a number."""
+        """Returns the fields as plain values."""
         values = self._asdict() | {"arm": self.arm.index, "kind": self.arm.kind, "text": self.arm.text}
-        return values | {"shift": None if math.isnan(self.shift) else self.shift}
+        return values | to_plain({name: value for name, value in values.items() if isinstance(value, Metric)})
+
+    def numbers(self) -> dict[str, int | float]:
+        """Returns the fields that are numbers, for a line of the log: of a metric its value."""
+        values = {name: value.value if isinstance(value, Metric) else value for name, value in self._asdict().items()}
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float) and name != "order"}
+        return {"arm": self.arm.index} | numbers
 
 
 class Found(NamedTuple):
@@ -132,11 +140,12 @@ def search(
     def take(chosen: list[int], chosen_by: str) -> None:
         lines = evaluate(chosen)
         for line in lines:
-            parts = {name: line[name] for name in ("score", "relevance", "diversity", "fluency")}
-            shift = math.nan if line["shift"] is None else line["shift"]
+            parts = {name: line[name] for name in ("score", "diversity")} | from_plain(line["metrics"])
             spent = (len(scored) + 1) * samples
             scored.append(
-                Scored(len(scored), arms[line["arm"]], **parts, shift=shift, chosen_by=chosen_by, generations=spent)
+                Scored(
+                    len(scored), arms[line["arm"]], **{"shift": None} | parts, chosen_by=chosen_by, generations=spent
+                )
             )
             relevances.extend(line["relevances"])
         strategy.observe(chosen, [line["score"] for line in lines])
@@ -162,9 +171,15 @@ def search(
 
 def _score(judge: Judge, judged: Sequence[Judged], shifts: Sequence[float]) -> dict[str, Any]:
     """Returns an arm's line: its components, its mean shift, and the relevance of each response that counts."""
+    parts, each = judge.score(judged), [one.relevance if one.counts else 0.0 for one in judged]
+    metrics = {
+        "relevance": ratio_of(each, [1.0] * len(each), value=parts.relevance),
+        "fluency": share_of([one.counts for one in judged]),
+    }
     usable = [shift for shift in shifts if not math.isnan(shift)]
     return {
-        **judge.score(judged)._asdict(),
-        "shift": sum(usable) / len(usable) if usable else None,
+        "score": parts.score,
+        "diversity": parts.diversity,
+        "metrics": to_plain(metrics | ({"shift": mean_of(usable)} if usable else {})),
         "relevances": [one.relevance for one in judged if one.counts],
     }

@@ -79,17 +79,17 @@ MISSING = {
 
 
 class ArmScore(Record):
-    """One evaluation of an arm in the search, as `reveal.search.Scored`; `shift` is None where it is no number."""
+    """One evaluation of an arm in the search, as `reveal.search.Scored`."""
 
     order: int
     arm: int
     kind: str
     text: str
     score: float
-    relevance: float
+    relevance: Metric
     diversity: float
-    fluency: float
-    shift: float | None
+    fluency: Metric
+    shift: Metric | None
     chosen_by: str
     generations: int
 
@@ -130,8 +130,8 @@ class Choice(Record):
 class Cost(Record):
     """What a strength costs of held-out texts to keep: nats a token, and the same per unit of the forget metric."""
 
-    retain_loss_increase: float
-    per_forgetting: float | None = None
+    retain_loss_increase: Metric
+    per_forgetting: Metric | None = None
 
 
 class RoundResult(Record):

@@ -155,7 +155,7 @@ def _reveal(
     revealed = tuple(Revealed(**item) for item in found["revealed"])
     result = RoundResult(
         round_index=round_index,
-        search=tuple(ArmScore(**line) for line in found["search"]),
+        search=tuple(_arm_score(line) for line in found["search"]),
         search_ended=found["search_ended"],
         exploration=found["exploration"],
         left_out=found["left_out"],
@@ -229,12 +229,17 @@ def _composed(context: Context, found: RoundResult, trained: Stage, composed: St
             "base_retain_nll": Metric(**meta["base_retain_nll"]),
             "validation": None if meta["validation"] is None else from_plain(meta["validation"]),
             "layers": maps,
-            "cost": Cost(**meta["cost"]) if "cost" in meta else None,
+            "cost": Cost(**from_plain(meta["cost"])) if "cost" in meta else None,
             "given": trained.meta.get("given"),
             "merge_error": meta.get("merge_error"),
             "loss": from_plain(trained.meta["loss"]),
         }
     )
+
+
+def _arm_score(line: dict[str, Any]) -> ArmScore:
+    metrics = {name: line[name] for name in ("relevance", "fluency", "shift") if line[name] is not None}
+    return ArmScore(**line | from_plain(metrics))
 
 
 def _grid_point(point: dict[str, Any]) -> GridPoint:

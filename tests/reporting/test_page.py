@@ -279,12 +279,12 @@ def test_a_map_without_anything_on_it_is_a_sentence(tmp_path):
 def test_interference_is_shown_when_a_round_has_it(tmp_path):
     ratio, cosine = {"q": [0.4, 0.625], "v": [math.nan, 0.2]}, {"q": [-0.5, 0.1], "v": [0.0, 0.0]}
     layers = round_result().layers | {"output_ratio": ratio, "gradient_cosine": cosine}
-    cost = Cost(retain_loss_increase=0.0125, per_forgetting=0.25)
+    cost = Cost(retain_loss_increase=Metric(0.0125, 48, 0.001), per_forgetting=Metric(0.25, 48))
     page = make(tmp_path, summary(round_result(layers=layers, cost=cost)))
     assert page.count("<svg") == 7
     assert "0.625</text>" in page
     assert "-0.500</text>" in page
-    assert re.search(r"nats a token<td class=\"number\">0\.0125", page)
+    assert re.search(r"nats a token<td class=\"number\">0\.0125 <span class=\"ci\">0\.0105\u20130\.0145<", page)
 
 
 ROUNDED = {"8": metrics(f=0.125, u=0.7, degenerate=0.0), "4": metrics(f=0.375, u=0.5)}

@@ -298,14 +298,16 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
     held_out = pack_examples(base.tokenizer, texts, config.release.train.seq_len)
     released, _, _ = rounds.load_round(tmp_path / "run", 1)
     increase = reference_nll(released, held_out) - reference_nll(base, held_out)
-    assert entry.cost.retain_loss_increase == pytest.approx(increase, abs=close)
+    assert entry.cost.retain_loss_increase.value == pytest.approx(increase, abs=close)
     gone = summary.base_validation["forget"].value - entry.validation["forget"].value
     assert (entry.cost.per_forgetting is not None) == (gone > 0)
     none = Metric(0.0, 48)
-    point = Point(0.3, 1.0, Metric(0.2, 48), degenerate=none, off_task=none, retain_nll=Metric(1.5, 48), retention={})
-    cost = {"retain_loss_increase": 0.5, "per_forgetting": 0.5 / 0.6}
-    assert compose.cost_of(point, 1.0, 0.8) == pytest.approx(cost)
-    assert compose.cost_of(point, 1.0, 0.2) == {"retain_loss_increase": 0.5}  # nothing was forgotten
+    point = Point(0.3, 1.0, Metric(0.2, 48, 0.12), none, none, Metric(1.5, 48, 0.04), retention={})
+    before, cost = Metric(1.0, 40, 0.03), compose.cost_of(point, Metric(1.0, 40, 0.03), Metric(0.8, 48, 0.05))
+    assert cost["retain_loss_increase"] == Metric(0.5, 40, pytest.approx(0.05))  # 0.04 and 0.03, squares added
+    stderr = np.hypot(0.05 / 0.6, 0.5 / 0.6 * np.hypot(0.05, 0.12) / 0.6)
+    assert cost["per_forgetting"] == Metric(pytest.approx(0.5 / 0.6), 40, pytest.approx(stderr))
+    assert compose.cost_of(point, before, Metric(0.2, 48, 0.05)).keys() == {"retain_loss_increase"}  # nothing forgotten
     forget = checkpoint_arrays(tmp_path / "run")[2].arrays["forget"]
     ratio = output_ratio(base.params, forget, held_out, jobs[0].rows["forget"], base.config)
     for name, values in ratio.items():

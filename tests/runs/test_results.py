@@ -14,7 +14,7 @@ from tests.records import arm, attack, metrics, point, round_result, summary
 def test_a_summary_and_attacks_survive_their_files(tmp_path):
     odd = metrics(f=0.1, u=0.7) | {"p": Metric(math.inf, 3)}
     recall = Recall(this_round=Metric(0.5, 4, 0.25), cumulative=Metric(0.5, 4, 0.25))
-    made = summary(round_result(search=(arm(shift=0.5),), metrics=odd, recall=recall))
+    made = summary(round_result(search=(arm(shift=Metric(0.5, 3, 0.1)),), metrics=odd, recall=recall))
     found = attack(quantize={"4": odd}, quantize_base={"4": odd})
     for one in (made, found):
         one.write(tmp_path)

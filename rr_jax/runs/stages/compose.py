@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rr_jax.data.packing import Packed
 from rr_jax.dynamics.interference import Layers, layer_values, overlaps
-from rr_jax.evaluate.metric import Metric, difference_of, to_plain
+from rr_jax.evaluate.metric import Metric, difference_of, quotient_of, to_plain
 from rr_jax.evaluate.nll import nll_metric
 from rr_jax.lora.adapter import scale_adapter
 from rr_jax.lora.algebra import add, merge_error
@@ -176,14 +176,16 @@ def _chosen(
     if point is None:
         return Stage({} if deltas is None else {"deltas": deltas}, meta | {"validation": None})
     _, composed, metrics = outcomes[points.index(point)]
-    cost = cost_of(point, base_nll.value, base_metrics[task.forget_metric].value)
-    values = layer_values(composed.layers) | {f"interference/{name}": value for name, value in cost.items()}
+    cost = cost_of(point, base_nll, base_metrics[task.forget_metric])
+    values = layer_values(composed.layers) | {f"interference/{name}": metric.value for name, metric in cost.items()}
     if config.dtype == "bfloat16":
         error = merge_error(context.base.params, composed.arrays["deltas"])
         meta["merge_error"] = {name: float(found.max()) for name, found in error.items()}
         values |= {f"merge_error/{module}": value for module, value in meta["merge_error"].items()}
     context.log(round_index, "compose", len(points), values)
-    return Stage(composed.arrays, meta | {"validation": to_plain(metrics), "cost": cost, "layers": composed.layers})
+    return Stage(
+        composed.arrays, meta | {"validation": to_plain(metrics), "cost": to_plain(cost), "layers": composed.layers}
+    )
 
 
 def _plain(point: Point) -> dict[str, Any]:
@@ -199,8 +201,9 @@ def _line(point: Point) -> dict[str, float]:
     return values | {"utility": point.utility}
 
 
-def cost_of(point: Point, base_retain_nll: float, base_forget: float) -> dict[str, float]:
+def cost_of(point: Point, base_retain_nll: Metric, base_forget: Metric) -> dict[str, Metric]:
     """Returns what a strength costs of held-out texts to keep, nats a token, also per unit that the forget metric came
     down."""
-    increase, gone = point.retain_nll.value - base_retain_nll, base_forget - point.forget.value
-    return {"retain_loss_increase": increase} | ({"per_forgetting": increase / gone} if gone > 0 else {})
+    increase, gone = difference_of(point.retain_nll, base_retain_nll), difference_of(base_forget, point.forget)
+    per = {"per_forgetting": quotient_of(increase, gone)} if gone.value > 0 else {}
+    return {"retain_loss_increase": increase} | per

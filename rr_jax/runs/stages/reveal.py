@@ -43,8 +43,7 @@ def reveal_stage(context: Context, round_index: int, deltas: Adapter | None) -> 
         progress=lambda done, of: context.progress(f"round {round_index}: searching instructions", done, of),
     )
     for one in found.scored:
-        line = {name: value for name, value in one.line().items() if isinstance(value, int | float) and name != "order"}
-        context.log(round_index, "reveal", one.order + 1, line)
+        context.log(round_index, "reveal", one.order + 1, one.numbers())
     collected = collect(
         model,
         judge,
