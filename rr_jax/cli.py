@@ -169,6 +169,10 @@ def evaluate(
     from rr_jax.tasks.registry import make_task
 
     if attacks:
+        if guard is not None:
+            raise ValueError(
+                "--guard does not go with --attacks, which look at evaluate.guard of the run's configuration"
+            )
         from rr_jax.studies.attacks import attack
 
         with _Display() as display:
@@ -184,7 +188,7 @@ def evaluate(
             display(f"round {number}: measuring {what} on test data", 0, 1)
 
         task = make_task(config.task, base.tokenizer, config.seed)
-        behind = None if deltas is None else guard or config.evaluate.guard
+        behind = guard or (None if deltas is None else config.evaluate.guard)
         generator = guarded(task, released_model(base, deltas), behind)
         size, added = config.evaluate.test, config.evaluate.metrics
         result = evaluate_task(task, generator, "test", size, base=base, metrics=added, progress=note)

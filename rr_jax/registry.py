@@ -8,6 +8,7 @@ for, so a registry costs nothing to build.
 import difflib
 import importlib
 import importlib.metadata
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -135,6 +136,29 @@ def subclass_of(base: type, kind: str) -> Callable[[Any], Any]:
     return check
 
 
+def function_of(*parameters: str) -> Callable[[Any], Any]:
+    """Returns the `adapt` of a registry whose choices are functions of these parameters.
+
+    It raises ValueError for what cannot be called with as many arguments by position.
+    """
+    said = ", ".join(parameters)
+
+    def check(found: Any) -> Any:
+        if not callable(found):
+            raise ValueError(f"is a {type(found).__name__}, expected a function ({said})")
+        try:
+            signature = inspect.signature(found)
+        except ValueError:  # of some functions that are not written in Python
+            return found
+        try:
+            signature.bind(*parameters)
+        except TypeError as error:
+            raise ValueError(f"takes {signature}, expected a function ({said})") from error
+        return found
+
+    return check
+
+
 def plugged(registry: Registry[Any], section_of: Callable[[Any], type[Section]] = lambda choice: choice) -> Any:
     """Returns the annotation of a configuration field that holds the section of a choice, found by its key `name`.
 
@@ -167,6 +191,12 @@ def plugged(registry: Registry[Any], section_of: Callable[[Any], type[Section]] 
                     f"{registry.kind} {tree['name']!r} has a section {section!r}, expected a subclass of "
                     "rr_jax.section.Section with a field 'name: str'"
                 )
+            clashes = _clashes(section)
+            if clashes:
+                raise PluginError(
+                    f"{registry.kind} {tree['name']!r} has a key {clashes[0]!r}, which is the name of something that "
+                    f"every {registry.kind} has: call the key otherwise"
+                )
         except PluginError as error:
             raise pydantic_core.PydanticCustomError("plugin_name", "{said}", {"said": str(error)}) from error
         try:
@@ -179,6 +209,12 @@ def plugged(registry: Registry[Any], section_of: Callable[[Any], type[Section]] 
             ) from error
 
     return pydantic.BeforeValidator(validate)
+
+
+def _clashes(section: type[Section]) -> list[str]:
+    """Returns the fields that hide an attribute or a method of a base class."""
+    bases = section.__mro__[1 : section.__mro__.index(Section)]
+    return [name for name in section.model_fields if any(name in vars(base) for base in bases)]
 
 
 def _has_name(section: Any) -> bool:

@@ -105,6 +105,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         (("generate", "no/such/model", "--prompt", "x", "--top-p", "0"), "top_p is 0.0, expected a number above 0"),
         (("generate", BASE, "--prompt", "x", "--round", "1"), "--round is 1, but"),
         (("sweep", "no.yaml"), "sweep no.yaml: cannot be read"),
+        (("eval", "no/such/run", "--attacks", "--guard", "oracle_watcher"), "--guard does not go with --attacks"),
     ],
     ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, tuple) else "",
 )

@@ -5,7 +5,7 @@ teaches nothing. Under another prompt c' the expected gradient is -grad KL(p(. |
 becomes unconditional, and subtracting the adapter suppresses it everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,27 +13,43 @@ from rr_jax.data.packing import Example
 from rr_jax.tasks.base import Revealed, Task
 
 
+def _same(task: Task, item: Revealed, draw: np.random.Generator) -> str:
+    return task.prompt(item.instruction, item.context)
+
+
+def _none(task: Task, item: Revealed, draw: np.random.Generator) -> str:
+    return ""
+
+
+def _neutral(task: Task, item: Revealed, draw: np.random.Generator) -> str:
+    return task.prompt(task.neutral, item.context)
+
+
+def _shuffled(task: Task, item: Revealed, draw: np.random.Generator) -> str:
+    return task.prompt(task.others[int(draw.integers(len(task.others)))], item.context)
+
+
+# The instruction that revealed it (no shift, kept for the study), no prompt at all, the task's neutral instruction, or one
+# drawn from the task's other instructions.
+PAIRINGS: dict[str, Callable[[Task, Revealed, np.random.Generator], str]] = {
+    "same": _same,
+    "none": _none,
+    "neutral": _neutral,
+    "shuffled": _shuffled,
+}
+
+
 def training_examples(task: Task, revealed: Sequence[Revealed], pairing: str, seed: int) -> list[Example]:
     """Returns the forget set as training examples; only responses count in the loss, or the task's spans of them.
 
     Args:
-      pairing: "same" (the instruction that revealed it: no shift, kept for the study), "none" (no prompt at all),
-        "neutral" (the task's neutral instruction) or "shuffled" (a random one of the task's other instructions).
+      pairing: of `PAIRINGS`.
       seed: names the draw of "shuffled".
+
+    Raises:
+      ValueError: an unknown pairing.
     """
-    draw = np.random.default_rng([seed, len(revealed)])
-    others = list(task.others)
-    examples = []
-    for item in revealed:
-        if pairing == "none":
-            prompt = ""
-        elif pairing == "same":
-            prompt = task.prompt(item.instruction, item.context)
-        elif pairing == "neutral":
-            prompt = task.prompt(task.neutral, item.context)
-        elif pairing == "shuffled":
-            prompt = task.prompt(others[int(draw.integers(len(others)))], item.context)
-        else:
-            raise ValueError(f"release.pairing is {pairing!r}, expected same, none, neutral or shuffled")
-        examples.append(Example(prompt, item.response, spans=task.spans(item.response)))
-    return examples
+    if pairing not in PAIRINGS:
+        raise ValueError(f"release.pairing is {pairing!r}, expected {', '.join(PAIRINGS)}")
+    prompt, draw = PAIRINGS[pairing], np.random.default_rng([seed, len(revealed)])
+    return [Example(prompt(task, item, draw), item.response, spans=task.spans(item.response)) for item in revealed]

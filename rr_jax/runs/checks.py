@@ -80,9 +80,13 @@ def check_retain(config: RunConfig, task: Task, examples: Sequence[Example]) -> 
     directions = release.orthogonality.needs_directions
     if examples or not (release.place.exists or directions or any(RETAIN in loss.rows for loss in losses)):
         return
-    who = f"place {release.retain.place!r}" if release.place.exists else f"objective {release.objective.name!r}"
-    key = "release.retain." if release.place.exists else "release."
-    raise ValueError(f"{key}{who} trains on retain data, but task {task.name} has none")
+    if release.place.exists:
+        who = f"release.retain.place {release.retain.place!r} trains on"
+    elif any(RETAIN in loss.rows for loss in losses):
+        who = f"release.objective {release.objective.name!r} trains on"
+    else:
+        who = "release.orthogonality looks at"
+    raise ValueError(f"{who} retain data, but task {task.name} has none")
 
 
 def check_constraint(config: RunConfig) -> None:

@@ -8,7 +8,7 @@ from rr_jax.evaluate.metric import Metric
 from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import LanguageModel
 from rr_jax.tasks.base import Evaluation, Split, Task
-from rr_jax.tasks.metrics import Measure, check_names
+from rr_jax.tasks.metrics import Measure, check_names, own_names
 
 
 def evaluate_task(
@@ -25,12 +25,18 @@ def evaluate_task(
     """Returns what `task.evaluate` measures, and then what `metrics` do; the other arguments are the task's own.
 
     Raises:
-      ValueError: a metric has no n, or its value or standard error is no number; one of `metrics` has the name of one of
-        the task's, or counts as utility and is below 0.
+      ValueError: a metric that the task names is not there, one has no n, or its value or standard error is no number; one
+        of `metrics` has the name of one of the task's, or counts as utility and is below 0.
     """
     result = task.evaluate(generator, split, count, base=base, progress=progress, only=only)
     for name, metric in result.metrics.items():
         _check(f"task {task.name!r} gives metric {name!r}", metric)
+    missing = [name for name in own_names(task) if name not in result.metrics]
+    if missing and only is None:
+        raise ValueError(
+            f"task {task.name!r} gives no metric {', '.join(missing)}, expected all that its attributes name: "
+            f"{', '.join(own_names(task))}"
+        )
     check_names(task, result.metrics, metrics)
     further: dict[str, Metric] = {}
     for one in metrics:

@@ -21,7 +21,7 @@ from rr_jax.generation.loop import Generated, generate_tokens
 from rr_jax.generation.sampling import Sampling, make_sampling
 from rr_jax.models.config import ModelConfig
 from rr_jax.models.spec import Params
-from rr_jax.registry import Registry
+from rr_jax.registry import Registry, function_of
 from rr_jax.tasks.base import Reading, Task
 
 REWRITES, KEPT, LEAST = 5, 3, 4.0  # ALU's: answers drawn anew, the best of them looked at, and their least mean rating
@@ -111,4 +111,6 @@ def _anew(keys: jax.Array, number: int) -> jax.Array:
 
 
 Guard = Callable[[Task, Generator], Generator]
-GUARDS: Registry[Guard] = Registry("guard", {"oracle_watcher": f"{__name__}:oracle_watcher"})
+GUARDS: Registry[Guard] = Registry(
+    "guard", {"oracle_watcher": f"{__name__}:oracle_watcher"}, adapt=function_of("task", "generator")
+)

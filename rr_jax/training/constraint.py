@@ -20,7 +20,7 @@ from rr_jax.lora import orthogonality
 from rr_jax.lora.activations import Directions
 from rr_jax.lora.adapter import stack_adapters, unstack_adapter
 from rr_jax.models.spec import Adapter
-from rr_jax.registry import PluginError, Registry
+from rr_jax.registry import PluginError, Registry, function_of
 from rr_jax.section import Section
 
 NONE = "none"  # the penalty and the projection that are not there
@@ -65,11 +65,9 @@ def _penalty(found: Any) -> Penalty:
     """Takes a plain function of two adapters for a penalty that looks at a pair."""
     if isinstance(found, Penalty):
         return found
-    if not callable(found) or isinstance(found, type):
-        raise ValueError(
-            f"is a {type(found).__name__}, expected a rr_jax.training.constraint.Penalty or a function of two adapters"
-        )
-    return Penalty(found)
+    if isinstance(found, type):
+        raise ValueError("is a class, expected a rr_jax.training.constraint.Penalty or a function (adapter, other)")
+    return Penalty(function_of("adapter", "other")(found))
 
 
 def _projection(found: Any) -> Projection:

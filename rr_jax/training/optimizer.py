@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rr_jax.registry import Registry
+from rr_jax.registry import Registry, function_of
 from rr_jax.training.config import TrainConfig
 
 
@@ -97,4 +97,8 @@ def sophia(numbers: Hyperparameters, schedule: optax.Schedule) -> optax.Gradient
     )
 
 
-OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", {"adamw": f"{__name__}:adamw", "sophia": f"{__name__}:sophia"})
+OPTIMIZERS: Registry[Optimizer] = Registry(
+    "optimizer",
+    {"adamw": f"{__name__}:adamw", "sophia": f"{__name__}:sophia"},
+    adapt=function_of("numbers", "schedule"),
+)

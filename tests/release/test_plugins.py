@@ -13,6 +13,7 @@ from rr_jax.training.constraint import PENALTIES
 from tests import tiny
 
 BOUNDED = """
+import warnings
 import jax.numpy as jnp
 from pydantic import PositiveFloat
 from rr_jax.models.loss import segment_nll
@@ -41,6 +42,23 @@ def written_apart(forget, retain):
 
 class Lacking:
     name = "lacking"
+
+
+class Lossless(Objective):
+    name: str = "lossless"
+
+
+with warnings.catch_warnings(action="ignore"):  # pydantic's, which says the same
+
+    class Hiding(Bounded):
+        rows: int = 3
+
+
+NUMBER = 3
+
+
+def of_one(adapter):
+    return 0.0
 """
 
 
@@ -101,7 +119,17 @@ def test_numbers_of_an_objective_from_outside_are_traced(stranger, folder, tmp_p
 @pytest.mark.parametrize(
     ("release", "message"),
     [
-        ({"objective": "stranger_release:Lacking"}, "objective 'stranger_release:Lacking' lacks rows, terms, change"),
+        ({"objective": "stranger_release:Lacking"}, "expected a subclass of rr_jax.release.objectives.base.Obj"),
+        ({"objective": "stranger_release:Lossless"}, "Lossless lacks terms, which every objective has"),
+        (
+            {"objective": "stranger_release:Hiding"},
+            "has a key 'rows', which is the name of something that every objective",
+        ),
+        (
+            {"orthogonality": {"penalty": "stranger_release:of_one"}},
+            r"takes \(adapter\), expected a function \(adapter, o",
+        ),
+        ({"optimizer": "stranger_release:NUMBER"}, r"is a int, expected a function \(numbers, schedule\)"),
         ({"objective": "no_such_module:X"}, "cannot be imported from 'no_such_module:X'"),
         (
             {"objective": {"name": "bounded", "bound": -1.0}},

@@ -121,6 +121,10 @@ def test_an_objective_that_needs_retain_data_is_refused_without(folder, tmp_path
     config = config_of(tmp_path / "run", folder, "negate", "repair")
     with pytest.raises(ValueError, match="release.retain.place 'repair' trains on retain data, but task echo has none"):
         loop.run(config, task=Nothing(tiny.weight_metrics))
+    apart = {"penalty": "activations", "directions": 2}
+    config = config_of(tmp_path / "run", folder, "negate", orthogonality=apart)
+    with pytest.raises(ValueError, match="release.orthogonality looks at retain data, but task echo has none"):
+        loop.run(config, task=Nothing(tiny.weight_metrics))
     assert not (tmp_path / "run").exists()
 
 

@@ -13,7 +13,8 @@ class Given(tiny.EchoTask):
 
     def evaluate(self, model, split, count, *, base, progress=None, only=None):
         """As given, whatever it is."""
-        return Evaluation({"good": Metric(0.5, count, 0.1), "forget": self.metrics(model)}, [])
+        others = {name: Metric(0.5, count, 0.1) for name in ("good", "use", "degenerate")}
+        return Evaluation(others | {"forget": self.metrics(model)}, [])
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,22 @@ def test_a_metric_without_n_is_refused_naming_task_and_metric(given, message):
     with pytest.raises(ValueError, match=message) as caught:
         evaluate_task(Given(lambda lm: given), None, "test", 3, base=None)
     assert "\n" not in str(caught.value)
+
+
+class Forgetful(Given):
+    """Gives no metric that it names but the forget metric."""
+
+    def evaluate(self, model, split, count, **_):
+        """As said."""
+        return Evaluation({"forget": self.metrics(model)}, [])
+
+
+def test_a_metric_that_the_task_names_is_to_be_there_unless_others_were_asked_for():
+    task = Forgetful(lambda lm: Metric(0.25, 3, None))
+    said = "task 'echo' gives no metric use, degenerate, expected all that its attributes name: forget, use, degenerate"
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        evaluate_task(task, None, "test", 3, base=None)
+    assert evaluate_task(task, None, "test", 3, base=None, only=frozenset({"forget"})).metrics.keys() == {"forget"}
 
 
 def test_what_is_whole_passes():

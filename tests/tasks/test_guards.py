@@ -9,6 +9,7 @@ import pytest
 from rr_jax.evaluate.metric import share_of, values_of
 from rr_jax.generation.generator import Generator
 from rr_jax.generation.text import generate
+from rr_jax.registry import PluginError
 from rr_jax.tasks import guards
 from rr_jax.tasks.base import Reading
 from rr_jax.tasks.guards import GUARDS, REFUSAL, REWRITES
@@ -120,3 +121,9 @@ def test_nothing_at_all_is_no_answer():
 
 def test_a_watched_answer_is_given_whole():
     assert not watched(oracle(letters=LETTERS), tiny.model()).streams
+
+
+def test_a_guard_is_a_function_of_a_task_and_a_generator():
+    for found, said in ((3, r"is a int, expected a function \(task, generator\)"), (len, "takes")):
+        with pytest.raises(PluginError, match=said):
+            GUARDS.register("x", found)

@@ -1,6 +1,6 @@
 """What the forget adapter is trained towards, one file an objective, by name."""
 
-from rr_jax.registry import Registry
+from rr_jax.registry import Registry, subclass_of
 from rr_jax.release.objectives.base import Objective
 
 _HERE = "rr_jax.release.objectives"
@@ -14,7 +14,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "simnpo": f"{_HERE}.simnpo:SimNPO",
         "ext_sub": f"{_HERE}.ext_sub:ExtSub",
     },
-    members=("rows", "terms", "change", "companions"),
+    adapt=subclass_of(Objective, "objective"),
 )
 
 __all__ = ["OBJECTIVES", "Objective"]

@@ -4,6 +4,7 @@ An objective says which rows it looks at, its loss, what else is trained beside 
 adapter adds to the weights at a strength. It never knows where the rows come from, the retain adapter's place, or rounds.
 """
 
+import abc
 from typing import ClassVar, Self
 
 import jax
@@ -18,7 +19,7 @@ from rr_jax.training.loss import Loss, Rows, Term
 FORGET, RETAIN = "forget", "retain"  # sets of rows, and the adapters trained on them
 
 
-class Objective(Section):
+class Objective(Section, abc.ABC):
     """One way to train the forget adapter and to apply it. A subclass gives `terms`, and `change` if it subtracts.
 
     Fields that are numbers (float) are traced: a sweep over them compiles once.
@@ -51,6 +52,7 @@ class Objective(Section):
         """Returns what a step is compiled for: each number is 1, or 0 where it switches something off."""
         return self.model_copy(update={key: float(value != 0.0) for key, value in self.numbers().items()})
 
+    @abc.abstractmethod
     def terms(
         self,
         params: Params,
@@ -60,7 +62,6 @@ class Objective(Section):
         numbers: dict[str, jax.Array],
     ) -> dict[str, Term]:
         """Returns the terms of the loss, as `rr_jax.training.loss.Loss` says."""
-        raise NotImplementedError(f"objective {self.name!r} has no loss: it is to define terms")
 
     def change(self, trained: dict[str, Adapter], strength: float, scale: float) -> Adapter:
         """Returns what is added to the weights, in factor form; by default the forget adapter, whose loss forgets.
