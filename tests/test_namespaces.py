@@ -23,6 +23,7 @@ NAMESPACES = (
     "parallel",
     "release",
     "reveal",
+    "tasks",
     "training",
 )
 

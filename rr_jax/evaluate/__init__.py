@@ -16,7 +16,16 @@ if TYPE_CHECKING:
         score_by_type,
         score_entities,
     )
-    from rr_jax.evaluate.metric import Interval, Metric, share_of
+    from rr_jax.evaluate.metric import (
+        Interval,
+        Metric,
+        difference_of,
+        exponential_of,
+        mean_of,
+        quotient_of,
+        ratio_of,
+        share_of,
+    )
     from rr_jax.evaluate.nll import mean_nll, nll_metric
     from rr_jax.evaluate.quantize import quantize_params
     from rr_jax.evaluate.sandbox.pass_at_k import check_solutions, mean_pass_at_k, syntax_valid
@@ -30,16 +39,21 @@ __all__ = [
     "classify_texts",
     "degenerate_report",
     "degenerate_share",
+    "difference_of",
     "embed_texts",
     "exact_match_rate",
+    "exponential_of",
     "flexible_answer",
     "format_validity",
     "leak_count",
     "mean_nll",
+    "mean_of",
     "mean_pass_at_k",
     "nll_metric",
     "parse_entity_list",
     "quantize_params",
+    "quotient_of",
+    "ratio_of",
     "repetition",
     "run_programs",
     "score_by_type",

@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from rr_jax.release.compose import Point, choose_strength, merged_params, next_strength
     from rr_jax.release.config import ReleaseConfig, RetainConfig, StrengthConfig
     from rr_jax.release.data import FORGET_DATA
-    from rr_jax.release.objectives.base import Objective
-    from rr_jax.release.pairing import training_examples
+    from rr_jax.release.objectives import OBJECTIVES, Objective
+    from rr_jax.release.pairing import PAIRINGS, training_examples
     from rr_jax.release.retain import PLACES, Place
 
 __all__ = [
     "FORGET_DATA",
+    "OBJECTIVES",
+    "PAIRINGS",
     "PLACES",
     "Objective",
     "Place",

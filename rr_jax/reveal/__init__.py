@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rr_jax.reveal.collect import best_arms
     from rr_jax.reveal.config import RevealConfig
     from rr_jax.reveal.judge import Judge, make_judge
-    from rr_jax.reveal.kernels import Kernel
+    from rr_jax.reveal.kernels import KERNELS, Kernel
     from rr_jax.reveal.recall import disclosed_facts
     from rr_jax.reveal.reward import (
         cosine_kernel,
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
         vendi_from_features,
         vendi_score,
     )
-    from rr_jax.reveal.scorers import Scorer
+    from rr_jax.reveal.scorers import SCORERS, Scorer
     from rr_jax.reveal.strategies import make_strategy
 
 __all__ = [
+    "KERNELS",
+    "SCORERS",
     "Arm",
     "Candidates",
     "Judge",
