@@ -2,7 +2,7 @@
 
 A task measures one model at a time and asks each the same prompts. So the models of all points share their decoding:
 a batch is decoded for all of them when the first asks for it, in one compiled call that maps over the strengths alone,
-and the others are told. Weights are never merged. Knows nothing of tasks and text.
+and the others are reported. Weights are never merged. Knows nothing of tasks and text.
 
 Axes: P points, B batch, N new tokens.
 """

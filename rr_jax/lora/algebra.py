@@ -203,7 +203,7 @@ def _merge_loss(layer: tuple[jax.Array, ...]) -> jax.Array:
 
 
 def inner_product(left: Adapter, right: Adapter) -> dict[str, Float[Array, "*N L"]]:
-    """Frobenius inner products of the updates, {module: [L]}, over the modules both have: <A1 B1, A2 B2> = sum of
+    """Returns Frobenius inner products of the updates, {module: [L]}, over the modules both have: <A1 B1, A2 B2> = sum of
     (A1^T A2) * (B1 B2^T), R x R matrices only. Differentiable."""
     products = {}
     for name in [name for name in left if name in right]:
@@ -215,7 +215,7 @@ def inner_product(left: Adapter, right: Adapter) -> dict[str, Float[Array, "*N L
 
 
 def frobenius_norm(adapter: Adapter) -> dict[str, Float[Array, "*N L"]]:
-    """Frobenius norms of the updates, {module: [L]}, from Gram matrices; the gradient at a zero update is 0."""
+    """Returns Frobenius norms of the updates, {module: [L]}, from Gram matrices; the gradient at a zero update is 0."""
     return {name: safe_sqrt(square) for name, square in inner_product(adapter, adapter).items()}
 
 

@@ -60,7 +60,7 @@ Plot = tuple[str, str, str]  # title, SVG, caption
 
 
 def progress_plots(summary: RunSummary) -> list[Plot]:
-    """Returns what changed from round to round; a single round is told by the page's head and needs no plot."""
+    """Returns what changed from round to round; a single round is shown by the page's head and needs no plot."""
     rounds, name = summary.measured, summary.forget_metric
     base = summary.base[name].value if name in summary.base else 0.0
     if len(rounds) < 2 or not base:

@@ -18,7 +18,7 @@ from rr_jax.reveal.search import Scored
 from rr_jax.tasks.base import Revealed
 
 CHUNK = 64  # responses generated at a time
-SHINGLE = 3  # words of the n-grams that near-duplicates are told by
+SHINGLE = 3  # words of the n-grams that near-duplicates are recognised by
 _WORD = re.compile(r"\w+")
 
 

@@ -46,7 +46,7 @@ class InOrder:
         return self.choose(self.first)
 
     def observe(self, arms: Sequence[int], scores: Sequence[float]) -> None:
-        """Scores change nothing."""
+        """Does nothing: scores change no order."""
 
     def choose(self, count: int) -> list[int]:
         """Returns the next of the order."""

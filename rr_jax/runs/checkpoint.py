@@ -49,7 +49,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def saved(self) -> list[int]:
-        """Steps with a complete checkpoint, in order."""
+        """Returns the steps with a complete checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, stage: Stage) -> None:

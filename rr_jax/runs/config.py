@@ -1,4 +1,4 @@
-"""The configuration of a run: the sections of all rooms together.
+"""The configuration of a run: the sections of all packages together.
 
 Every default is documented where it stands. What the paper leaves open is a named switch, never a silent choice;
 none of the numbers is presented as the paper's.
@@ -53,7 +53,7 @@ class PrivacyConfig(Section):
 
 
 class RunConfig(Section):
-    """One run. Sections are owned by the room that reads them."""
+    """One run. Sections are owned by the package that reads them."""
 
     model: str = "testbed"  # "testbed", a folder, or a hub id
     revision: str | None = None

@@ -39,7 +39,7 @@ def explain(error: pydantic.ValidationError, source: str, model: type[pydantic.B
 
 
 def _lines(error: pydantic.ValidationError, model: type[pydantic.BaseModel], above: tuple[str, ...]) -> Iterator[str]:
-    """Returns one line a problem; the problems of a choice's own section are told with the keys that lead to it."""
+    """Returns one line a problem; the problems of a choice's own section are reported with the keys that lead to it."""
     for problem in error.errors():
         if problem["type"] == "plugin_section":
             inner, section = problem["ctx"]["inner"], problem["ctx"]["model"]

@@ -173,7 +173,7 @@ def load_round(
 
     Args:
       folder: of the run.
-      round: 0 is the base model.
+      round_index: 0 is the base model.
       progress: as for `run`.
 
     Returns:

@@ -56,7 +56,7 @@ def attack(
 
     Args:
       folder: of a run.
-      round: of which the model is attacked; None: the selected one.
+      round_index: of which the model is attacked; None: the selected one.
       steps: of relearning, after which the forget metric is measured; growing, 0 is the model as it is.
       examples: true ones that relearning draws from.
       compared: also attacks the base model, and rounds the weights of both. Without, as for a table of many runs, there

@@ -62,7 +62,7 @@ def draw_surface(
 
     Args:
       folder: of a run.
-      round: None is the selected one.
+      round_index: None is the selected one.
       forget_strength, retain_strength: growing strengths with 0 among them; None: from 0 to 1.5 times the chosen one.
       metrics: whether the forget, utility and degenerate metrics are measured at every point as well.
       progress: called with (what, done, of).
@@ -202,7 +202,7 @@ def _source(config: RunConfig) -> str:
 
 
 def _count(packed: Packed) -> int:
-    """Examples in packed rows."""
+    """Returns the number of examples in packed rows."""
     return int(packed.segment_ids.max(axis=1).sum())
 
 

@@ -114,7 +114,7 @@ def _respond(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> tuple[list[str], list[bool]]:
-    """Responses, and which of them are fit to be judged; both are noted in `samples`."""
+    """Returns responses, and which of them are fit to be judged; both are noted in `samples`."""
     prompts = [variant.before + d.prompt for d in documents]
     begun = [prompt + variant.prefill for prompt in prompts]
     stop = NEXT_QUESTION if variant.before else None

@@ -1,4 +1,4 @@
-"""The process behind `sandbox.py`: reads programs from standard input, forks one child for each, prints the reasons.
+"""The process behind `runner.py`: reads programs from standard input, forks one child for each, prints the reasons.
 
 Started as a script in a clean interpreter, never imported by the package; uses the standard library alone, so that it
 starts fast, has no threads when it forks, and hands its children nothing worth having.

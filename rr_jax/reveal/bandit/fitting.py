@@ -23,7 +23,7 @@ def train(
     decay: jax.Array | float,
     principal_axes: bool,
 ) -> Any:
-    """Parameters after `steps` full-batch steps of Adam from `initial` on the weighted squared error.
+    """Returns the parameters after `steps` full-batch steps of Adam from `initial` on the weighted squared error.
 
     With `principal_axes` and more features than rows, the first layer moves in the principal axes of the inputs alone, of
     which there are at most as many as rows. Predictions on the inputs depend on nothing else of it, so network and loss

@@ -96,7 +96,7 @@ def run_jobs(jobs: dict[int, Job], count: int, over: Over) -> None:
 
 
 def _ready(waiting: dict[int, Job], ended: set[int]) -> list[int]:
-    """Jobs that wait for nothing any more: the first of those that share much before the others."""
+    """Returns the jobs that wait for nothing any more: the first of those that share much before the others."""
     ready = [
         number for number, job in waiting.items() if all(other in ended or path.exists() for other, path in job.waits)
     ]
@@ -104,7 +104,7 @@ def _ready(waiting: dict[int, Job], ended: set[int]) -> list[int]:
 
 
 def _start(count: int) -> list[_Worker]:
-    """Workers, each on its share of this process's cores from its very first thread on."""
+    """Starts workers, each on its share of this process's cores from its very first thread on."""
     method = multiprocessing.get_context("spawn")  # a copy of a process with threads may hang
     workers = []
     limits = hasattr(os, "sched_setaffinity")  # not everywhere

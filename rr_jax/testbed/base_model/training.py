@@ -112,7 +112,7 @@ def initial_params(seed: int, config: ModelConfig) -> Params:
 
 
 def examples(documents: list[Document]) -> list[Example]:
-    """Documents as training examples, with the weight that each skill's prompts have."""
+    """Returns documents as training examples, with the weight that each skill's prompts have."""
     return [
         Example(d.prompt, d.response, prompt_weight=PROMPT_WEIGHTS.get(d.skill, OTHER_PROMPT_WEIGHT)) for d in documents
     ]
