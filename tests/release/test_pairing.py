@@ -1,8 +1,11 @@
 """The prompt a revealed text is trained under."""
 
+from typing import get_args
+
 import pytest
 
-from rr_jax.release.pairing import training_examples
+from rr_jax.release.config import ReleaseConfig
+from rr_jax.release.pairing import PAIRINGS, training_examples
 from rr_jax.tasks.base import Revealed
 from tests import tiny
 
@@ -36,5 +39,9 @@ def test_the_spans_are_those_the_task_finds():
 
 
 def test_an_unknown_pairing_is_refused():
-    with pytest.raises(ValueError, match="release.pairing is 'odd', expected same, none, neutral or shuffled"):
+    with pytest.raises(ValueError, match="release.pairing is 'odd', expected same, none, neutral, shuffled"):
         training_examples(TASK, ITEMS, "odd", 0)
+
+
+def test_a_configuration_may_name_each_of_them():
+    assert get_args(ReleaseConfig.model_fields["pairing"].annotation) == tuple(PAIRINGS)
