@@ -1,4 +1,4 @@
-"""The command `rr-jax`: the only place that prints. Bad input is one line on stderr and exit code 2."""
+"""Defines the command `rr-jax`, the only place that prints. Bad input is one line on stderr and exit code 2."""
 
 import os
 import signal

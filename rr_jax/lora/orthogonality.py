@@ -1,5 +1,5 @@
-"""How far a forget and a retain adapter work in the same directions: penalties to train with, projections that forbid
-it, measures to report.
+"""Measures how far a forget and a retain adapter work in the same directions: penalties to train with, projections that
+forbid it, measures to report.
 
 Penalties that look at the input factors A say nothing of what is read through them or written by B; the ones after
 them look at B, at the whole update, or at what the modules really read. All functions use the modules both adapters

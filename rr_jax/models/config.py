@@ -11,7 +11,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How rotary frequencies are stretched beyond the pretraining length.
+    """Says how rotary frequencies are stretched beyond the pretraining length.
 
     `kind` is "linear" (every frequency divided by `factor`) or "llama3" (only low frequencies, with a smooth
     transition between the two wavelengths that `low_freq_factor` and `high_freq_factor` define).

@@ -83,7 +83,7 @@ def search(
       judge: made for this round.
       config: of the reveal stage.
       candidates: the pool.
-      seed, round: name all randomness.
+      seed, round_index: name all randomness.
       known: lines that `remember` was given before an interruption, in order; they are believed, not generated again.
       remember: called with the lines of each evaluated batch: numbers and indices, no text.
       progress: called with (generations spent, budget).
@@ -140,13 +140,13 @@ def search(
     def take(chosen: list[int], chosen_by: str) -> None:
         lines = evaluate(chosen)
         for line in lines:
-            parts = {name: line[name] for name in ("score", "diversity")} | from_plain(line["metrics"])
-            spent = (len(scored) + 1) * samples
+            metrics, spent = from_plain(line["metrics"]), (len(scored) + 1) * samples
             scored.append(
                 Scored(
-                    len(scored), arms[line["arm"]], **{"shift": None} | parts, chosen_by=chosen_by, generations=spent
+                    len(scored), arms[line["arm"]], line["score"], metrics["relevance"], line["diversity"],
+                    metrics["fluency"], metrics.get("shift"), chosen_by, spent,
                 )
-            )
+            )  # fmt: skip
             relevances.extend(line["relevances"])
         strategy.observe(chosen, [line["score"] for line in lines])
         if progress is not None:

@@ -1,4 +1,4 @@
-"""The process behind `runner.py`: reads programs from standard input, forks one child for each, prints the reasons.
+"""Is the process behind `runner.py`: reads programs from standard input, forks one child for each, prints the reasons.
 
 Started as a script in a clean interpreter, never imported by the package; uses the standard library alone, so that it
 starts fast, has no threads when it forks, and hands its children nothing worth having.
@@ -56,7 +56,7 @@ REFUSED_ATTRIBUTES = frozenset(
 
 
 class Forbidden(Exception):
-    """The program asks for an attribute that leads out of the sandbox."""
+    """Says that the program asks for an attribute that leads out of the sandbox."""
 
 
 class _Running(NamedTuple):

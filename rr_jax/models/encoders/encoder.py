@@ -20,7 +20,7 @@ from rr_jax.models.spec import ArraySpec, Params
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """All that the forward pass depends on, static like `ModelConfig`.
+    """Holds all that the forward pass depends on, static like `ModelConfig`.
 
     Axes: V vocabulary, D embed_dim, L num_layers, H num_heads, F ffn_dim, C classes (labels).
 
