@@ -58,13 +58,14 @@ class Point(NamedTuple):
 def choose_strength(
     points: Sequence[Point], section: StrengthConfig, base_forget: float
 ) -> tuple[Point | None, str | None]:
-    """Returns the point that `section.rule` picks of those within both budgets, and why the rule was not the one asked for.
+    """Returns the point that `section.rule` picks of those within the budgets, and why the rule was not the one asked for.
 
-    "most_forgetting_within_budget" takes the lowest forget metric. Of equals it takes the one with most margin on both
-    sides: as far as possible from a strength that forgets less below it, and from one outside the budgets above it; of
-    those the smaller, and then the least loss on texts to keep. "least_interference_at_target" takes the least loss on
-    texts to keep among the points whose forget metric is at most `section.target` times the base model's, of equals the
-    smallest forget_strength; where there is no such point the other rule decides, and the reason is returned.
+    "most_forgetting_within_budget" takes the lowest forget metric. If several points have it, it takes the one with the
+    most margin on both sides, then the smaller strength, then the least loss on texts to keep. The margin is the distance
+    to the nearest strength that is none of them (`_margin`). "least_interference_at_target" takes the least loss on
+    texts to keep among the points whose forget metric is at most `section.target` times the base model's, and if
+    several have that, the smallest forget_strength; where there is no such point the other rule decides, and the reason
+    is returned.
 
     Args:
       points: of the grid, measured on validation data.

@@ -46,8 +46,8 @@ MAPS = {
     ),
 }
 CHOICES = {
-    "most_forgetting_within_budget": "The lowest point right of the budget is chosen; of equals the one with most margin "
-    "on both sides.",
+    "most_forgetting_within_budget": "The lowest point right of the budget is chosen; if several are lowest, the one with "
+    "the most margin on both sides.",
     "least_interference_at_target": "Right of the budget, of those low enough, the one with the least loss on texts to "
     "keep is chosen.",
 }

@@ -48,7 +48,7 @@ LEAST = StrengthConfig(rule="least_interference_at_target", target=0.2)
     ("points", "expected"),
     [
         ([point(0.2, 0.5, 1.0), point(0.4, 0.1, 0.95), point(0.6, 0.0, 0.5)], 0.4),  # the budget binds
-        # of equals the one in the middle: 0.2 below it and 0.2 above it nothing changes
+        # three forget the same; the one in the middle is taken: 0.2 below it and 0.2 above it nothing changes
         ([point(strength, 0.0) for strength in (0.2, 0.4, 0.6)] + [point(0.8, 0.0, 0.5)], 0.4),
         ([point(0.4, 0.2), *(point(strength, 0.0) for strength in (0.5, 0.7, 0.8)), point(1.2, 0.0, 0.5)], 0.8),
         ([point(0.2, 0.0, 1.0), point(0.4, 0.0, 1.0)], 0.2),  # nothing is known above 0.4
