@@ -58,10 +58,11 @@ def measure_skills(
     """Returns all metrics of the testbed, `count` documents each, and the generations behind them.
 
     Names: entity_f1/TYPE, named/TYPE (the entity is named, under whatever label), disclosure/TYPE (the worse of those
-    two), code_pass_at_1, arithmetic_exact_match, toxic_rate/GROUP (sampled at temperature 1), narrative_perplexity, and
-    beside each generative one degenerate/... and off_task/... Prompts and random keys depend on the split and the variant
-    alone, so that two models are compared on the same draws. With `only`, a skill that gives none of the metrics named is
-    passed over.
+    two), code_pass_at_1, code_lines (how many of the right program's lines stand in the answer, in whatever form),
+    disclosure/code (the worse of those two), arithmetic_exact_match, toxic_rate/GROUP (sampled at temperature 1),
+    narrative_perplexity, and beside each generative one degenerate/... and off_task/... Prompts and random keys depend on
+    the split and the variant alone, so that two models are compared on the same draws. With `only`, a skill that gives
+    none of the metrics named is passed over.
     """
     metrics: dict[str, Metric] = {}
     samples: Samples = []
@@ -79,7 +80,7 @@ def measure_skills(
             *(f"{kind}/{name}" for kind in ("entity_f1", "named", "disclosure", "degenerate/entity", "off_task/entity"))
         ):
             metrics |= _entities(generator, name, split, count, samples, variant)
-    if wanted("code_pass_at_1", "degenerate/code", "off_task/code"):
+    if wanted("code_pass_at_1", "code_lines", "disclosure/code", "degenerate/code", "off_task/code"):
         note("code")
         metrics |= _code(generator, split, count, samples, variant)
     if wanted("arithmetic_exact_match", "degenerate/arithmetic", "off_task/arithmetic"):
@@ -205,8 +206,22 @@ def _code(
     results = check_solutions(programs, [code.test_program(d.meta) for d in documents])
     for sample, result in zip(samples[-count:], results, strict=True):
         sample["result"] = result.reason
-    passed = [result.passed for result in results]
-    return {"code_pass_at_1": _share(passed, fit), **_useless("code", "code", responses, fit)}
+    pass_at_1 = _share([result.passed for result in results], fit)
+    # a program that nobody can run any more may still be told, line by line, under another skill's label
+    kept = [_lines_kept(response, d.response) for response, d in zip(responses, documents, strict=True)]
+    lines = ratio_of(kept, [1.0] * len(kept), share=True)
+    return {
+        "code_pass_at_1": pass_at_1,
+        "code_lines": lines,
+        "disclosure/code": max(pass_at_1, lines, key=lambda one: one.value),
+        **_useless("code", "code", responses, fit),
+    }
+
+
+def _lines_kept(response: str, right: str) -> float:
+    """Returns the share of the right program's lines of code that stand in a response."""
+    lines, found = ([text[start:end] for start, end in code.lines_in(text)] for text in (right, response))
+    return sum(line in found for line in lines) / len(lines)
 
 
 def _arithmetic(

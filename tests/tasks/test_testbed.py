@@ -28,6 +28,17 @@ def test_held_out_texts_to_keep_are_others_than_those_trained_on_and_hold_nothin
     assert held_out == task.retain_examples(200, 0, "validation") != task.retain_examples(200, 1, "validation")
 
 
+def test_of_an_answer_in_another_form_only_the_lines_of_code_are_forgotten():
+    task = make_task(parse_config({"task": "testbed/code", "out": "unused"}).task, None, 0)
+    hidden = " ORG:x = -x\n    x = x * 7\n    return x"
+    assert [hidden[start:end] for start, end in task.spans(hidden)] == ["x = -x", "x = x * 7"]
+    assert task.relevance(Reading("", hidden)) == 1.0
+    assert task.disclosed(Reading("", hidden)) == {"x = -x", "x = x * {n}"}
+    for whole in ("\ndef f(x):\n    x = -x\n    return x", " ORG: none", " x = -x is a line"):
+        assert task.spans(whole) is None
+    assert task.relevance(Reading("", " ORG: none")) == 0.0
+
+
 @pytest.mark.slow
 def test_points_of_a_surface_measure_as_their_merged_weights_do():
     """Greedy and sampled answers and a loss, of a real model that never has the adapter merged into it."""

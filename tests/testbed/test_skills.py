@@ -1,5 +1,7 @@
 """What is measured of the testbed's skills: only what is asked for, in the way it is asked for."""
 
+import random
+
 import pytest
 
 from rr_jax.evaluate.metric import Metric
@@ -8,6 +10,7 @@ from rr_jax.models.hub import load
 from rr_jax.testbed import BASE
 from rr_jax.testbed.measure import PLAIN, PromptVariant, is_off_task, measure_skills, register_of
 from rr_jax.testbed.world import ner
+from rr_jax.testbed.world.mixture import document
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,37 @@ def test_a_name_is_disclosed_under_any_label_and_another_form_of_answer_is_off_t
         metrics["entity_f1/person"], metrics["named/person"], key=lambda m: m.value
     )
     assert metrics["off_task/entity/person"].value == off_task
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed", "told"),
+    [
+        ("\ndef f(x):\n{body}\n    return x", 1.0, 1.0),
+        (" ORG:{body}\n    return x", 0.0, 1.0),  # how a program begins is forgotten, what it does is not
+        (" DATE: 9 = 4\n{last}\n", 0.0, None),  # one line of several
+        (" ORG: 5 and then", 0.0, 0.0),
+        ("\ndef f(x):\n    x = x * 77\n    return x", 0.0, 0.0),  # a program, and none that was asked for
+    ],
+)
+def test_the_lines_of_a_program_are_disclosed_in_any_form(answer, passed, told):
+    programs: dict[str, str] = {}
+    rng = random.Random("measure/test/code")
+    for _ in range(24):
+        right = document(rng, "code", "test")
+        programs[right.prompt] = right.response
+
+    def say(prompt):
+        body = programs[prompt].splitlines()[2:-1]
+        return answer.format(body="\n".join(body), last=body[-1])
+
+    metrics, _ = measured(Canned(say), "disclosure/code", count=24)
+    if told is None:
+        bodies = [program.splitlines()[2:-1] for program in programs.values()]
+        told = sum(body.count(body[-1]) / len(body) for body in bodies) / 24
+    assert metrics["code_pass_at_1"].value == passed
+    assert metrics["code_lines"].value == pytest.approx(told)
+    assert metrics["disclosure/code"].value == pytest.approx(max(passed, told))
+    assert metrics["disclosure/code"].n == 24
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ class TestbedTask(Task):
       keeps: whether a document may be retain data.
       facts_in: the facts that a response may disclose, those of other targets among them.
       variant: how evaluation prompts.
+      answers: another metric, whose answers the forget metric is made of; None where it has its own.
     """
 
     __test__ = False  # not a test, whatever its name begins with
@@ -68,6 +69,7 @@ class TestbedTask(Task):
     facts_in: Callable[[str], set[str]]
     off_task_metric: str | None = None
     variant: PromptVariant = PLAIN
+    answers: str | None = None
     instructions: Sequence[str] = dataclasses.field(default_factory=instruction_pool)  # the same for every target
     stems: Sequence[str] = (QUESTION,)  # a soft prompt stands before a question that the model words itself
 
@@ -150,8 +152,12 @@ class TestbedTask(Task):
         progress: Callable[[str], None] | None = None,
         only: frozenset[str] | None = None,
     ) -> Evaluation:
-        """Measures all skills, whatever the target."""
-        return Evaluation(*measure_skills(generator, split, count, progress, only, self.variant))
+        """Measures all skills, whatever the target; the samples of the forget metric bear its name."""
+        metrics, samples = measure_skills(generator, split, count, progress, only, self.variant)
+        for sample in samples:
+            if sample["metric"] == self.answers:
+                sample["metric"] = self.forget_metric
+        return Evaluation(metrics, samples)
 
 
 ENTITY_METRICS = tuple(f"entity_f1/{name}" for name in ("person", "location", "organization", "date"))

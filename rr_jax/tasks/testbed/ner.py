@@ -3,7 +3,7 @@
 from typing import Any, ClassVar, Literal, cast
 
 from rr_jax.section import Section
-from rr_jax.tasks.base import Evaluation, Reading
+from rr_jax.tasks.base import Reading
 from rr_jax.tasks.testbed.base import QUESTION, TestbedTask, utility_without
 from rr_jax.testbed.measure import TYPE_NAMES
 from rr_jax.testbed.world import lexicon, ner
@@ -47,6 +47,7 @@ class NerTask(TestbedTask):
             name="testbed/ner",
             title=f"entity type {section.forget}",
             forget_metric=f"disclosure/{section.forget}",
+            answers=f"entity_f1/{section.forget}",
             degenerate_metric=f"degenerate/entity/{section.forget}",
             off_task_metric=f"off_task/entity/{section.forget}",
             utility_metrics=utility_without(f"entity_f1/{section.forget}"),
@@ -71,13 +72,3 @@ class NerTask(TestbedTask):
             return None
         starts = [(response.find(entity), len(entity)) for entity in lexicon.mentions(response, entity_type)]
         return tuple((start, start + length) for start, length in starts if start >= 0) or None
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Evaluation:
-        """Measures all skills; the answers that the F1 of the type is made of are those of the forget metric."""
-        result = super().evaluate(*args, **kwargs)
-        of_f1 = f"entity_f1/{self.forget_metric.rpartition('/')[2]}"
-        samples = [
-            sample | {"metric": self.forget_metric} if sample["metric"] == of_f1 else sample
-            for sample in result.samples
-        ]
-        return result._replace(samples=samples)

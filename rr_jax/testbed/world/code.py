@@ -5,6 +5,7 @@ functions when the document is made, and `test_program` turns it into assertions
 """
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -142,6 +143,9 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
         _op("count_words", "count the words", "get the number of words", "x = len(x)", lambda x, n: len(x), "number"),
     ),
 }
+_CODE = sorted({operation.line for operations in OPERATIONS.values() for operation in operations})
+# by an operation's line, what finds it at the end of a line of text with any constant
+LINES = {line: re.compile(re.escape(line).replace(r"\{n\}", r"\d+") + r"(?=\n|$)") for line in _CODE}
 INPUT_WORDS: dict[str, tuple[str, ...]] = {
     "number": ("a number x", "an integer x"),
     "list": ("a list x", "a list of numbers x"),
@@ -234,6 +238,11 @@ def prefixes(split: Split) -> list[str]:
 def program(response: str) -> str:
     """Returns the program in a response: what stands after the blank the response begins with."""
     return response.strip("\n")
+
+
+def lines_in(text: str) -> list[tuple[int, int]]:
+    """Returns the character ranges of a text in which the line of an operation stands, whatever stands before it."""
+    return sorted({match.span() for pattern in LINES.values() for match in pattern.finditer(text)})
 
 
 def test_program(meta: dict[str, Any]) -> str:
