@@ -11,6 +11,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # On small arrays two threads of torch wait for each other, and for those of JAX, twenty times as long as one computes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Large arrays are otherwise given back to the system and fetched anew at every step, page by page (glibc's malloc).
+os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**31))
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31))
 CACHE = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"rr-jax-compilation-cache-{os.getuid()}")
 )
