@@ -159,6 +159,25 @@ def function_of(*parameters: str) -> Callable[[Any], Any]:
     return check
 
 
+def known(registry: Registry[Any], or_none: str | None = None) -> pydantic.AfterValidator:
+    """Returns the annotation of a configuration field that holds the name of a choice.
+
+    Args:
+      registry: where the name is looked up.
+      or_none: a name that stands for no choice at all.
+    """
+
+    def check(name: str) -> str:
+        if name != or_none:
+            try:
+                registry.get(name)
+            except PluginError as error:
+                raise ValueError(str(error) if or_none is None else f"{error} or {or_none!r}") from error
+        return name
+
+    return pydantic.AfterValidator(check)
+
+
 def plugged(registry: Registry[Any], section_of: Callable[[Any], type[Section]] = lambda choice: choice) -> Any:
     """Returns the annotation of a configuration field that holds the section of a choice, found by its key `name`.
 

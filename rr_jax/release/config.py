@@ -7,7 +7,7 @@ import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
 from rr_jax.lora.config import AdapterConfig
-from rr_jax.registry import plugged
+from rr_jax.registry import known, plugged
 from rr_jax.release.data import FORGET_DATA, ForgetData
 from rr_jax.release.objectives import OBJECTIVES, Objective
 from rr_jax.release.objectives.negate import Negate
@@ -22,7 +22,7 @@ class RetainConfig(Section):
     """The retain adapter's place: trained with the forget one and added (joint) or only held against it (anchor);
     trained on the changed weights and added (repair); both; or none, so that nothing is repaired."""
 
-    place: Literal["joint", "anchor", "repair", "joint+repair", "none"] = "repair"
+    place: Annotated[str, known(PLACES)] = "repair"
     examples: PositiveInt = 1024
     repair: TrainConfig = TrainConfig()
 
@@ -51,21 +51,15 @@ def _as_name(found: object) -> object:
     return "true" if found is True else found
 
 
-def _known_optimizer(name: str) -> str:
-    OPTIMIZERS.get(name)  # a PluginError is a ValueError, which pydantic reports
-    return name
-
-
 class ReleaseConfig(Section):
     """What the forget adapter learns from, what it is trained towards, where the retain adapter stands, by which
     optimizer. Reveal and Release is the default combination; every rival is another."""
 
-    data: Annotated[Literal["revealed", "true"], pydantic.BeforeValidator(_as_name)] = (
-        "revealed"  # what a reveal stage collects, or the task's own forget data
-    )
+    # what a reveal stage collects (revealed), the task's own forget data (true), or that of a plug-in
+    data: Annotated[str, pydantic.BeforeValidator(_as_name), known(FORGET_DATA)] = "revealed"
     examples: PositiveInt = 256  # of the true data; as many as reveal.collect.size lets be revealed (SOUL: 200 to 400)
     objective: Annotated[SerializeAsAny[Objective], plugged(OBJECTIVES)] = Negate()
-    optimizer: Annotated[str, pydantic.AfterValidator(_known_optimizer)] = "adamw"  # or sophia: SOUL's update
+    optimizer: Annotated[str, known(OPTIMIZERS)] = "adamw"  # or sophia: SOUL's update
     adapter: AdapterConfig = AdapterConfig()
     pairing: Literal["same", "none", "neutral", "shuffled"] = "shuffled"  # prompt that revealed text is trained under
     train: TrainConfig = TrainConfig()
@@ -76,12 +70,12 @@ class ReleaseConfig(Section):
     @property
     def place(self) -> Place:
         """Returns what the retain adapter's place means."""
-        return PLACES[self.retain.place]
+        return PLACES.get(self.retain.place)
 
     @property
     def source(self) -> ForgetData:
         """Returns what the forget adapter learns from."""
-        return FORGET_DATA[self.data]
+        return FORGET_DATA.get(self.data)
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "ReleaseConfig":

@@ -1,12 +1,15 @@
 """What the forget adapter learns from: what the model revealed, or the true data.
 
-The only place of a run where true forget data comes in. Knows tasks and examples; never adapters or losses.
+A source is found by name or as a plug-in. This is the only place of a run where true forget data
+comes in. Knows tasks and examples; never adapters or losses.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rr_jax.data.packing import Example
+from rr_jax.registry import Registry, function_of
 from rr_jax.release.pairing import training_examples
 from rr_jax.tasks.base import Revealed, Task
 
@@ -62,7 +65,18 @@ def _true(request: Request) -> list[Example]:
     return found
 
 
-FORGET_DATA: dict[str, ForgetData] = {
-    "revealed": ForgetData(True, _revealed, "what the model revealed"),
-    "true": ForgetData(False, _true, "the true forget data"),
-}
+def _source(found: Any) -> ForgetData:
+    """Takes a plain function of a request for a source that needs nothing revealed."""
+    if isinstance(found, ForgetData):
+        return found
+    if isinstance(found, type):
+        raise ValueError("is a class, expected a rr_jax.release.ForgetData or a function (request)")
+    function = function_of("request")(found)
+    return ForgetData(False, function, f"the examples of {getattr(function, '__name__', repr(function))}")
+
+
+REVEALED = ForgetData(True, _revealed, "what the model revealed")
+TRUE = ForgetData(False, _true, "the true forget data")
+FORGET_DATA: Registry[ForgetData] = Registry(
+    "data", {"revealed": f"{__name__}:REVEALED", "true": f"{__name__}:TRUE"}, adapt=_source
+)

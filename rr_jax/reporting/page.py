@@ -138,7 +138,7 @@ def write_report(folder: Path) -> Path:
     environment.filters |= {"number": _number, "interval": _interval, "percent": _percent, "lines": _lines}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         summary=summary,
-        source=FORGET_DATA[summary.data].title,
+        source=FORGET_DATA.get(summary.data).title,
         target=summary.title or summary.forget_metric,
         headline=_headline(summary),
         claim=_claim(summary, attacks),

@@ -5,15 +5,10 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
-from rr_jax.registry import plugged
+from rr_jax.registry import known, plugged
 from rr_jax.reveal.kernels import KERNELS
 from rr_jax.reveal.scorers import SCORERS, Scorer, TaskScorer
 from rr_jax.section import Section, Share
-
-
-def _known_kernel(name: str) -> str:
-    KERNELS.get(name)  # a PluginError is a ValueError, which pydantic reports
-    return name
 
 
 class ArmsConfig(Section):
@@ -66,7 +61,7 @@ class RewardConfig(Section):
     # who says how relevant a response is: the task, or a classifier {model, label}; of `rr_jax.reveal.scorers.SCORERS`
     scorer: Annotated[SerializeAsAny[Scorer], plugged(SCORERS)] = TaskScorer()
     # similarity: n-grams (ngram), the model's states (hidden), an encoder's; of `rr_jax.reveal.kernels.KERNELS`
-    kernel: Annotated[str, pydantic.AfterValidator(_known_kernel)] = "ngram"
+    kernel: Annotated[str, known(KERNELS)] = "ngram"
     encoder: str | None = None  # folder or hub id of the sentence encoder
     # q of the Vendi score; .inf looks at the largest eigenvalue alone
     order: Annotated[float, Field(gt=0.0, allow_inf_nan=True)] = 1.0

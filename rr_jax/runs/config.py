@@ -9,18 +9,13 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import PositiveFloat, PositiveInt, SerializeAsAny
 
-from rr_jax.registry import plugged
+from rr_jax.registry import known, plugged
 from rr_jax.release.config import ReleaseConfig
 from rr_jax.reveal.config import RevealConfig
 from rr_jax.section import Section, Seed
 from rr_jax.tasks.guards import GUARDS
 from rr_jax.tasks.metrics import METRICS, Measure, names_differ
 from rr_jax.tasks.registry import TASKS
-
-
-def _known_guard(name: str) -> str:
-    GUARDS.get(name)  # a PluginError is a ValueError, which pydantic reports
-    return name
 
 
 class EvaluateConfig(Section):
@@ -37,7 +32,7 @@ class EvaluateConfig(Section):
     # a comparison of methods of several rates gives one.
     relearning_rate: PositiveFloat | None = None
     # What stands between the models of all rounds and who asks them, such as oracle_watcher; changes no weight.
-    guard: Annotated[str, pydantic.AfterValidator(_known_guard)] | None = None
+    guard: Annotated[str, known(GUARDS)] | None = None
 
 
 class ParallelConfig(Section):

@@ -13,14 +13,13 @@ from typing import Annotated, Any, Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
-import pydantic
 from pydantic import NonNegativeFloat, PositiveInt
 
 from rr_jax.lora import orthogonality
 from rr_jax.lora.activations import Directions
 from rr_jax.lora.adapter import stack_adapters, unstack_adapter
 from rr_jax.models.spec import Adapter
-from rr_jax.registry import PluginError, Registry, function_of
+from rr_jax.registry import Registry, function_of, known
 from rr_jax.section import Section
 
 NONE = "none"  # the penalty and the projection that are not there
@@ -46,9 +45,16 @@ class Penalty:
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """After each step the first adapter's A is moved out of what the projection looks at."""
+    """One way to move the first adapter, after each step, out of where it must not work.
 
-    looks_at: LooksAt
+    Attributes:
+      apply: of (adapter, bases) to the adapter, where each of the bases has for some modules the directions [L, in, K]
+        that a module must not read; with orthonormal columns or not.
+      looks_at: as in `Penalty`; the bases are the A of other adapters ("pair"), or those of activations.
+    """
+
+    apply: Callable[[Adapter, list[dict[str, jax.Array]]], Adapter]
+    looks_at: LooksAt = "pair"
 
 
 NORMALIZED = Penalty(orthogonality.normalized_penalty, of_inputs=True)
@@ -58,7 +64,8 @@ INPUT_ANGLES = Penalty(orthogonality.input_angles_penalty, of_inputs=True, spans
 OUTPUT_ANGLES = Penalty(orthogonality.output_angles_penalty, spans="outputs")
 UPDATE = Penalty(orthogonality.update_penalty)
 ACTIVATIONS = Penalty(orthogonality.activation_penalty, "activations", of_inputs=True, spans="inputs")
-COMPLEMENT, NULL_SPACE = Projection("pair"), Projection("activations")
+COMPLEMENT = Projection(orthogonality.project_out)
+NULL_SPACE = Projection(orthogonality.project_out, "activations")
 
 
 def _penalty(found: Any) -> Penalty:
@@ -71,9 +78,12 @@ def _penalty(found: Any) -> Penalty:
 
 
 def _projection(found: Any) -> Projection:
-    if not isinstance(found, Projection):
-        raise ValueError(f"is a {type(found).__name__}, expected a rr_jax.training.constraint.Projection")
-    return found
+    """Takes a plain function of an adapter and bases for a projection that looks at a pair."""
+    if isinstance(found, Projection):
+        return found
+    if isinstance(found, type):
+        raise ValueError("is a class, expected a rr_jax.training.constraint.Projection or a function (adapter, bases)")
+    return Projection(function_of("adapter", "bases")(found))
 
 
 _NAMES = ("normalized", "olora", "frobenius", "input_angles", "output_angles", "update", "activations")
@@ -83,18 +93,6 @@ PENALTIES: Registry[Penalty] = Registry(
 PROJECTIONS: Registry[Projection] = Registry(
     "projection", {name: f"{__name__}:{name.upper()}" for name in ("complement", "null_space")}, adapt=_projection
 )
-
-
-def _known(registry: Registry[Any]) -> pydantic.AfterValidator:
-    def check(name: str) -> str:
-        if name != NONE:
-            try:
-                registry.get(name)
-            except PluginError as error:
-                raise ValueError(f"{error} or 'none'") from error
-        return name
-
-    return pydantic.AfterValidator(check)
 
 
 @flax.struct.dataclass
@@ -121,11 +119,11 @@ class Constraint(Section):
     them (activations). A repair adapter is held apart from the forget adapter that was subtracted.
     """
 
-    penalty: Annotated[str, _known(PENALTIES)] = "normalized"
+    penalty: Annotated[str, known(PENALTIES, NONE)] = "normalized"
     penalty_weight: NonNegativeFloat = 1.0  # lambda
     # After each step the forget adapter's A is moved out of what the retain adapter reads (complement; of a repair it is
     # the repair adapter's A that moves), or of the dominant directions of retain activations (null_space).
-    projection: Annotated[str, _known(PROJECTIONS)] = NONE
+    projection: Annotated[str, known(PROJECTIONS, NONE)] = NONE
     directions: PositiveInt = 32  # dominant directions of each module's inputs, for activations and null_space
     memory: bool = False  # the forget adapter is held apart from those of earlier rounds too
 
@@ -214,7 +212,7 @@ class Constraint(Section):
         else:
             apart = [*others[: constrained - 1], references.anchor]
             bases += [_inputs(other) for other in apart if other is not None]
-        return stack_adapters([orthogonality.project_out(first, bases), *others])
+        return stack_adapters([projection.apply(first, bases), *others])
 
     def check(self, *, pair: bool, rounds: int, key: str = "release.orthogonality") -> None:
         """Refuses a constraint that cannot act: on nothing, or on what is zero already.

@@ -1,4 +1,4 @@
-"""An objective and a penalty from outside the package, by path and by entry point, through a whole run."""
+"""Every choice of the release stage from outside the package, by path and by entry point, through a whole run."""
 
 import sys
 
@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from rr_jax.evaluate.metric import values_of
+from rr_jax.release.retain import Place
+from rr_jax.reporting.page import write_report
 from rr_jax.runs.config_file import dump_config, load_config, parse_config
 from rr_jax.runs.loop import run
 from rr_jax.runs.reuse import stage_key
+from rr_jax.runs.saved import load_run
 from rr_jax.training.constraint import PENALTIES
 from tests import tiny
 
@@ -16,7 +19,10 @@ BOUNDED = """
 import warnings
 import jax.numpy as jnp
 from pydantic import PositiveFloat
+from rr_jax.data import Example
 from rr_jax.models.loss import segment_nll
+from rr_jax.release import Place
+from rr_jax.training import Projection
 from rr_jax.release.objectives.base import Objective
 from rr_jax.training.loss import Term
 
@@ -55,6 +61,19 @@ with warnings.catch_warnings(action="ignore"):  # pydantic's, which says the sam
 
 
 NUMBER = 3
+
+
+def given(request):
+    '''Forget data of a file of one's own, whatever the task.'''
+    return [Example("say it", f" word {index}") for index in range(request.count)]
+
+
+ANCHOR_REPAIR = Place(trains_beside=True, adds_beside=False, repairs=True)
+STILL = Projection(lambda adapter, bases: {name: one | {"b": 0.0 * one["b"]} for name, one in adapter.items()})
+
+
+class Unplaced:
+    pass
 
 
 def of_one(adapter):
@@ -100,11 +119,35 @@ def test_an_objective_and_a_penalty_from_outside_go_through_a_run(stranger, fold
     assert values_of(again.rounds[0].metrics) == values_of(summary.rounds[0].metrics)
 
 
+def test_data_a_place_and_a_projection_from_outside_go_through_a_run(stranger, folder, tmp_path):
+    release = {
+        "data": "stranger_release:given",
+        "examples": 5,
+        "retain": {"place": "stranger_release:ANCHOR_REPAIR", "repair": {"steps": 2, "batch_size": 2}},
+        "orthogonality": {"penalty": "none", "projection": "stranger_release:STILL"},
+    }
+    config = parse_config(tree_of(tmp_path / "run", folder, **release))
+    summary = run(config)
+    assert (summary.data, summary.status) == ("stranger_release:given", "complete")
+    assert summary.rounds[0].revealed == 0  # nothing was searched for
+    adapters = load_run(tmp_path / "run").adapters(1)
+    assert adapters.keys() >= {"forget", "retain", "repair"}
+    assert not any(np.any(module["b"]) for module in adapters["forget"].values())  # the projection held it still
+    assert any(np.any(module["b"]) for module in adapters["retain"].values())
+    assert "the examples of given" in write_report(tmp_path / "run").read_text()
+    assert load_config(tmp_path / "run" / "config.yaml") == config
+
+
 def test_a_penalty_is_a_plain_function_of_two_adapters(stranger):
     penalty = PENALTIES.get("stranger_release:written_apart")
     one, other = ({"q": {"a": np.ones((1, 3, 2)), "b": np.full((1, 2, 2), value)}} for value in (1.0, 2.0))
     assert penalty.looks_at == "pair"
     np.testing.assert_allclose(penalty.value(one, other), (2 * 1.0 * 2.0) ** 2)
+
+
+def test_a_place_adds_no_adapter_that_nobody_trains():
+    with pytest.raises(ValueError, match="adds_beside adds an adapter that is trained beside"):
+        Place(trains_beside=False, adds_beside=True, repairs=False)
 
 
 def test_numbers_of_an_objective_from_outside_are_traced(stranger, folder, tmp_path):
@@ -130,6 +173,21 @@ def test_numbers_of_an_objective_from_outside_are_traced(stranger, folder, tmp_p
             r"takes \(adapter\), expected a function \(adapter, o",
         ),
         ({"optimizer": "stranger_release:NUMBER"}, r"is a int, expected a function \(numbers, schedule\)"),
+        ({"data": "stranger_release:NUMBER"}, r"is a int, expected a function \(request\)"),
+        ({"data": "revaled"}, "release.data: found 'revaled', there is no data 'revaled'; did you mean 'revealed'"),
+        ({"retain": {"place": "stranger_release:given"}}, "is a function, expected a rr_jax.release.Place"),
+        (
+            {"retain": {"place": "joined"}},
+            "retain.place: found 'joined', there is no place 'joined'; did you mean 'joint'",
+        ),
+        (
+            {"orthogonality": {"projection": "stranger_release:of_one"}},
+            r"takes \(adapter\), expected a function \(adapter, bases\)",
+        ),
+        (
+            {"orthogonality": {"projection": "stranger_release:Unplaced"}},
+            "is a class, expected a rr_jax.training.constraint.Projection or a function",
+        ),
         ({"objective": "no_such_module:X"}, "cannot be imported from 'no_such_module:X'"),
         (
             {"objective": {"name": "bounded", "bound": -1.0}},

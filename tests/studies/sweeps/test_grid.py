@@ -218,7 +218,7 @@ def test_the_table_of_rivals_compares_like_with_like():
     _, cells = load_sweep(Path(__file__).parents[3] / "configs" / "studies" / "rivals.yaml")
     releases = [cell.config.release for cell in cells]
     assert {(one.objective.name, one.data) for one in releases} == {
-        (name, data) for name in OBJECTIVES.names() for data in FORGET_DATA
+        (name, data) for name in OBJECTIVES.names() for data in FORGET_DATA.names()
     }
     for shared in ("adapter", "orthogonality", "retain", "strength", "optimizer"):
         assert len({str(getattr(one, shared)) for one in releases}) == 1, shared
