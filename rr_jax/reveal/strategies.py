@@ -65,7 +65,7 @@ class Learned:
     section: SearchConfig
     order: list[int]  # of the initial design
     seed: int
-    round: int
+    round_index: int
     available: jax.Array  # [N] bool
     turns: int = 0
     observed: bool = False
@@ -90,7 +90,7 @@ class Learned:
 
     def choose(self, count: int) -> list[int]:
         """Returns the arm that the bandit picks, and of the same scores the next best ones."""
-        key = stream(self.seed, "reveal/choice", self.round, self.turns)
+        key = stream(self.seed, "reveal/choice", self.round_index, self.turns)
         self.turns += 1
         self.state, arm, scores = bandit.step(self.state, self.features, self.available, self.settings, key)
         if int(arm) < 0:

@@ -32,7 +32,7 @@ class Reading(NamedTuple):
 class Revealed:
     """One example of the forget set with its lineage. `instruction` is the text that revealed it."""
 
-    round: int
+    round_index: int
     arm: int
     kind: str  # "text" or "soft"
     sample: int  # global index among all generations of its round: with the seed it names the random key

@@ -14,7 +14,7 @@ class GivenSection(Section):
     """Says that the task was a Python object, and of which class ("package.module:Name")."""
 
     name: str
-    type: str
+    of_class: str
 
 
 class GivenTask(Task):
@@ -26,8 +26,8 @@ class GivenTask(Task):
     def make(cls, section: GivenSection, tokenizer: Any, seed: int) -> NoReturn:
         """Raises ValueError: says how to go on."""
         raise ValueError(
-            f"task: this run's task was a Python object ({section.type}): give it again as task= in Python, or name its "
-            "class in the configuration as 'package.module:Name'"
+            f"task: this run's task was a Python object ({section.of_class}): give it again as task= in Python, or name "
+            "its class in the configuration as 'package.module:Name'"
         )
 
     def relevance(self, *_: Any) -> NoReturn:
@@ -46,4 +46,4 @@ class GivenTask(Task):
 def given_section(task: Task) -> GivenSection:
     """Returns the section that stands for an object."""
     own = type(task)
-    return GivenSection(name=f"{__name__}:{GivenTask.__name__}", type=f"{own.__module__}:{own.__qualname__}")
+    return GivenSection(name=f"{__name__}:{GivenTask.__name__}", of_class=f"{own.__module__}:{own.__qualname__}")

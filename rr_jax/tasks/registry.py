@@ -40,7 +40,9 @@ def make_task(section: Any, tokenizer: Any, seed: int, given: Task | None = None
     if given is not None:
         its = section_of(given)
         if isinstance(section, GivenSection) and section != its:
-            raise ValueError(f"task: the run was made with an object of {section.type}, found one of {its.type}")
+            raise ValueError(
+                f"task: the run was made with an object of {section.of_class}, found one of {its.of_class}"
+            )
         return given
     task = TASKS.get(section.name).make(section, tokenizer, seed)
     _check_attributes(task, repr(section.name))

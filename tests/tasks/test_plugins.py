@@ -294,7 +294,7 @@ def test_a_python_object_is_the_task_and_is_handed_over_again_by_who_reads_the_r
     summary = rr_jax.run(tmp_path / "config.yaml", task=task)
     assert summary.task == "echo" and summary.status == "complete"
     said = yaml.safe_load((out / "config.yaml").read_text())["task"]
-    assert said == {"name": "rr_jax.tasks.given:GivenTask", "type": "tests.tiny:EchoTask"}
+    assert said == {"name": "rr_jax.tasks.given:GivenTask", "of_class": "tests.tiny:EchoTask"}
     assert rr_jax.run(load_config(out / "config.yaml"), task=task) == summary  # resumed
 
     refusal = r"task: this run's task was a Python object \(tests.tiny:EchoTask\): give it again as task= in Python"
