@@ -33,7 +33,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 class _Rate(ProgressColumn):
-    """Steps a second."""
+    """Shows the steps a second."""
 
     def render(self, task: Task) -> Text:
         """Returns the steps a second, once they are known."""
@@ -41,7 +41,7 @@ class _Rate(ProgressColumn):
 
 
 class _Display:
-    """Progress bars on a terminal, and a line for whatever took more than a second when it is over."""
+    """Shows progress bars on a terminal, and a line for whatever took more than a second when it is over."""
 
     def __init__(self) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())

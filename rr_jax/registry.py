@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 
 class PluginError(ValueError):
-    """A choice that is not there, cannot be imported, or is not what a choice of its kind must be."""
+    """Says that a choice is not there, cannot be imported, or is not what a choice of its kind must be."""
 
 
 class Registry(Generic[T]):
-    """The choices of one kind.
+    """Finds the choices of one kind.
 
     Args:
       kind: what a choice is called in messages and in the names of entry points, such as "task".

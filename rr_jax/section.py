@@ -10,6 +10,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what a key of jax.random tells a
 
 
 class Section(pydantic.BaseModel):
-    """A part of the configuration: unknown keys are refused, values are never coerced, and numbers are finite."""
+    """Holds a part of the configuration: unknown keys are refused, values are never coerced, and numbers are finite."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One training text: what is given, what is to be predicted, and how much each of the two counts in the loss.
+    """Holds one training text: what is given, what is to be predicted, and how much each of the two counts in the loss.
 
     With `spans`, character ranges of the response, only the tokens that overlap them count of the response.
     """
@@ -26,7 +26,7 @@ class Example:
 
 
 class Packed(NamedTuple):
-    """Rows of packed samples, [N, S] each: token ids, segment ids (0 is padding) and loss weights."""
+    """Holds rows of packed samples, [N, S] each: token ids, segment ids (0 is padding) and loss weights."""
 
     tokens: Int[np.ndarray, "N S"]
     segment_ids: Int[np.ndarray, "N S"]

@@ -14,7 +14,7 @@ BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512)
 
 
 class TokenBatch(NamedTuple):
-    """Some texts, padded to one bucket and filled up with empty rows to a batch size of the ladder.
+    """Holds some texts, padded to one bucket and filled up with empty rows to a batch size of the ladder.
 
     Attributes:
       rows: [n] int, which texts these are; they come first, empty rows follow.

@@ -17,7 +17,7 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 class Flags(NamedTuple):
-    """What is wrong with one text. An empty text is not also called too short."""
+    """Says what is wrong with one text. An empty text is not also called too short."""
 
     empty: bool
     too_short: bool

@@ -18,9 +18,10 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 class EntityScore(NamedTuple):
-    """Micro-averaged score and the counts it comes from. A ratio with nothing below the line is 0, as in UniversalNER.
+    """Holds the micro-averaged score and the counts it comes from.
 
-    With `gold` 0 the score says nothing of the model: look at the counts before reading a 0 as forgetting.
+    A ratio with nothing below the line is 0, as in UniversalNER. With `gold` 0 the score says nothing of the model:
+    look at the counts before reading a 0 as forgetting.
     """
 
     precision: float

@@ -16,7 +16,7 @@ Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """One measured number.
+    """Holds one measured number.
 
     Attributes:
       value: the estimate.
@@ -49,7 +49,7 @@ class Metric:
 
 
 class Interval(NamedTuple):
-    """Both ends of an interval."""
+    """Holds both ends of an interval."""
 
     low: float
     high: float

@@ -17,7 +17,7 @@ from rr_jax.models.spec import Adapter, Params
 
 @dataclasses.dataclass(frozen=True)
 class Generator:
-    """A model that answers prompts.
+    """Answers prompts with a model.
 
     Attributes:
       lm: config, weights, tokenizer and chat.

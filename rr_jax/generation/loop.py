@@ -20,7 +20,7 @@ from rr_jax.models.spec import Adapter, Params
 
 @flax.struct.dataclass
 class Generated:
-    """New tokens of a batch.
+    """Holds the new tokens of a batch.
 
     Attributes:
       tokens: [B, N] int32, `pad_id` from the end token on.
@@ -37,7 +37,7 @@ class Generated:
 
 @flax.struct.dataclass
 class Decoding:
-    """A batch on its way: the last token of each row [B], the cache with all before it, and what was written so far."""
+    """Holds a batch on its way: each row's last token [B], the cache with all before it, and what was written so far."""
 
     token: Int[Array, " B"]
     cache: Cache

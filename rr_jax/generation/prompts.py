@@ -15,7 +15,7 @@ from rr_jax.models.decoder import SOFT_TOKEN
 
 
 class PromptBatch(NamedTuple):
-    """Some prompts, padded on the left to one bucket and filled up with empty rows to a batch size of the ladder.
+    """Holds some prompts, padded on the left to one bucket and filled up with empty rows to a batch size of the ladder.
 
     Attributes:
       rows: [n] int, which prompts these are; they come first, empty rows follow.

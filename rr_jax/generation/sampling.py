@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 @flax.struct.dataclass
 class Sampling:
-    """What `sample_tokens` does; made by `make_sampling`.
+    """Says what `sample_tokens` does; `make_sampling` makes one.
 
     Attributes:
       temperature: float32 scalar the logits are divided by.

@@ -18,7 +18,7 @@ Decode = Callable[..., Generated]
 
 
 class Generation(NamedTuple):
-    """New token ids of one prompt, without the end token, and whether the model ended it by itself."""
+    """Holds the new token ids of one prompt, without the end token, and says whether the model ended it by itself."""
 
     token_ids: list[int]
     finished: bool

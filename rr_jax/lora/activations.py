@@ -27,7 +27,7 @@ BATCH = 8  # rows read at a time
 
 @flax.struct.dataclass
 class Directions:
-    """The dominant directions of one module's inputs.
+    """Holds the dominant directions of one module's inputs.
 
     Attributes:
       basis: [L, in, K], orthonormal, of falling energy.
@@ -41,7 +41,7 @@ class Directions:
 
 
 class Sketch(NamedTuple):
-    """Sums over tokens: of x (x . probe) [L, in, P], of |x|^2 [L], and the number of tokens."""
+    """Holds sums over tokens: of x (x . probe) [L, in, P], of |x|^2 [L], and the number of tokens."""
 
     products: Float[np.ndarray, " L in P"]
     squares: Float[np.ndarray, " L"]

@@ -9,7 +9,7 @@ from rr_jax.section import Section
 
 
 class AdapterConfig(Section):
-    """Shape of the forget and of the retain LoRA; its scale is alpha / rank."""
+    """Sets the shape of the forget and of the retain LoRA; its scale is alpha / rank."""
 
     rank: PositiveInt = 8
     alpha: PositiveFloat = 16.0

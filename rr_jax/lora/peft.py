@@ -42,7 +42,7 @@ _CHANGES_BASE = (
 
 
 class _Module(NamedTuple):
-    """One Hugging Face linear module of one layer."""
+    """Stands for one Hugging Face linear module of one layer."""
 
     tensor: Tensor
     layer: int

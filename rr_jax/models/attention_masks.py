@@ -22,7 +22,7 @@ def segment_positions(segment_ids: Int[Array, "B S"]) -> Int[Array, "B S"]:
 
 
 class AttentionMask(NamedTuple):
-    """What a layer's queries may attend to, and the rotary angles that go with its kind of layer.
+    """Says what a layer's queries may attend to, and gives the rotary angles that go with its kind of layer.
 
     Attributes:
       visible: [B, S, T] bool, the keys that each query sees.

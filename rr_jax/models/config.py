@@ -36,7 +36,7 @@ _CHOICES = {
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only transformer. The defaults are those of Llama; families differ in the fields below.
+    """Describes a decoder-only transformer. The defaults are those of Llama; families differ in the fields below.
 
     Axes: V vocabulary, D embed_dim, L num_layers, H num_heads, K num_kv_heads (H is a multiple of K), h head_dim,
     F ffn_dim.

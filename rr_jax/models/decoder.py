@@ -28,7 +28,7 @@ SOFT_TOKEN = -1  # a token id that takes its embedding from the soft prompt
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values of what was already read, and where the next token goes.
+    """Holds the keys and values of what was already read, and says where the next token goes.
 
     Attributes:
       k, v: [L, B, T, K, h].

@@ -35,7 +35,7 @@ _BUFFERS = re.compile(r"rotary_emb\.inv_freq$|attn\.(masked_)?bias$|attention\.(
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """A model as loaded.
+    """Holds a model as loaded.
 
     Attributes:
       config: static description.

@@ -24,7 +24,7 @@ Shardings = Callable[[ArraySpec], jax.sharding.Sharding]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What the files of a model are expected to hold, and which array each tensor fills.
+    """Says what the files of a model are expected to hold, and which array each tensor fills.
 
     Attributes:
       kind: what the model is called in errors, such as "llama model".

@@ -21,7 +21,7 @@ LINEAR_MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """One array: its shape, the name of each axis, and how it starts ("normal" with `scale`, "zeros" or "ones")."""
+    """Describes one array: its shape, the name of each axis, how it starts ("normal" with `scale`, "zeros" or "ones")."""
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]

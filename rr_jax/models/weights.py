@@ -19,7 +19,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 class WeightFiles:
-    """The tensors of a folder by name. Made by `opened`."""
+    """Reads the tensors of a folder by name. `opened` makes one."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._open: dict[Path, Any] = {}

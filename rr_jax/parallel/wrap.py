@@ -23,7 +23,7 @@ Run = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 class Step(Protocol):
-    """What a driver drives; `axis_name` is the device axis to reduce over, or None."""
+    """Stands for what a driver drives; `axis_name` is the device axis to reduce over, or None."""
 
     def __call__(self, state: Any, frozen: Any, batch: Any, *, axis_name: str | None = None) -> tuple[Any, Any]: ...
 

@@ -22,7 +22,7 @@ RULES = {  # of `StrengthConfig.rule`, in words
 
 
 class Point(NamedTuple):
-    """One pair of strengths of the grid, measured on validation data.
+    """Holds one pair of strengths of the grid, measured on validation data.
 
     Attributes:
       forget_strength: strength of the subtraction.

@@ -19,7 +19,7 @@ from rr_jax.training.optimizer import OPTIMIZERS
 
 
 class RetainConfig(Section):
-    """The retain adapter's place: trained with the forget one and added (joint) or only held against it (anchor);
+    """Sets the retain adapter's place: trained with the forget one and added (joint) or only held against it (anchor);
     trained on the changed weights and added (repair); both; or none, so that nothing is repaired."""
 
     place: Annotated[str, known(PLACES)] = "repair"
@@ -28,7 +28,10 @@ class RetainConfig(Section):
 
 
 class StrengthConfig(Section):
-    """Strengths of the forget adapter and of the retain adapter that is added; both are chosen on validation data."""
+    """Sets the strengths of the forget adapter and of the retain adapter that is added.
+
+    Both are chosen on validation data.
+    """
 
     # 0 changes nothing, so that the strength may also be chosen to leave the model as it is.
     forget: Annotated[list[NonNegativeFloat], Field(min_length=1)] = [0.3, 0.5, 0.8, 1.2, 1.8]
@@ -52,8 +55,8 @@ def _as_name(found: object) -> object:
 
 
 class ReleaseConfig(Section):
-    """What the forget adapter learns from, what it is trained towards, where the retain adapter stands, by which
-    optimizer. Reveal and Release is the default combination; every rival is another."""
+    """Says what the forget adapter learns from, what it is trained towards and by which optimizer, and where the retain
+    adapter stands. Reveal and Release is the default combination; every rival is another."""
 
     # what a reveal stage collects (revealed), the task's own forget data (true), or that of a plug-in
     data: Annotated[str, pydantic.BeforeValidator(_as_name), known(FORGET_DATA)] = "revealed"

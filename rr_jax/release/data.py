@@ -16,7 +16,7 @@ from rr_jax.tasks.base import Revealed, Task
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a source of forget data may look at.
+    """Holds what a source of forget data may look at.
 
     Attributes:
       task: the target.
@@ -37,7 +37,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class ForgetData:
-    """One source of forget data.
+    """Describes one source of forget data.
 
     Attributes:
       reveals: whether rounds begin with a reveal stage.

@@ -8,7 +8,7 @@ from rr_jax.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """What a place of the retain adapter means.
+    """Says what a place of the retain adapter means.
 
     Attributes:
       trains_beside: it is trained with the forget adapter, in the same step.

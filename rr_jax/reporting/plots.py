@@ -149,7 +149,7 @@ def search(points: Sequence[Mapping[str, Any]]) -> str:
 
 
 class Strength(NamedTuple):
-    """A point of the trade-off: two strengths, what is kept at worst, the forget metric with its 95 % interval."""
+    """Holds a point of the trade-off: two strengths, what is kept at worst, the forget metric with its 95 % interval."""
 
     forget_strength: float
     retain_strength: float

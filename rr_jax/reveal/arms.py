@@ -21,7 +21,7 @@ Scaling = Literal["embedding", "instinct"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One candidate prompt.
+    """Describes one candidate prompt.
 
     Attributes:
       index: its index in the pool.

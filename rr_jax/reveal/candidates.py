@@ -22,7 +22,7 @@ from rr_jax.tasks.base import Task
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """The pool of one round.
+    """Holds the pool of one round.
 
     Attributes:
       arms: in order of their index.

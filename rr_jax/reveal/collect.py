@@ -23,7 +23,7 @@ _WORD = re.compile(r"\w+")
 
 
 class Dropped(NamedTuple):
-    """A generated text that is not in the forget set: its arm, its global index, its relevance, and why."""
+    """Records a generated text that is not in the forget set: its arm, its global index, its relevance, and why."""
 
     arm: int
     sample: int
@@ -33,7 +33,7 @@ class Dropped(NamedTuple):
 
 
 class Collection(NamedTuple):
-    """The forget set, and what was left out."""
+    """Holds the forget set, and what was left out."""
 
     revealed: list[Revealed]
     dropped: list[Dropped]

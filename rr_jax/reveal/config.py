@@ -12,7 +12,7 @@ from rr_jax.section import Section, Share
 
 
 class ArmsConfig(Section):
-    """What the search may try: instruction texts, and soft prompts from a Sobol sequence."""
+    """Says what the search may try: instruction texts, and soft prompts from a Sobol sequence."""
 
     texts: str | None = None  # a file of further instruction texts, one a line, beside the task's
     templates: list[str] = []  # further instruction texts with {slots}, each filled in with every combination
@@ -29,7 +29,7 @@ class ArmsConfig(Section):
 
 
 class SearchConfig(Section):
-    """How arms are chosen, and how many responses the search may generate."""
+    """Says how arms are chosen, and how many responses the search may generate."""
 
     strategy: Literal["neural_ucb", "epsilon_greedy", "random", "best_of_n"] = "neural_ucb"  # best_of_n: texts alone
     generations: PositiveInt = 256  # budget in responses; each arm takes reward.samples of them
@@ -41,7 +41,7 @@ class SearchConfig(Section):
 
 
 class BanditSection(Section):
-    """NeuralUCB: a network that predicts an arm's score, and how unsure it is."""
+    """Configures NeuralUCB: a network that predicts an arm's score, and how unsure it is."""
 
     preset: Literal["default", "instinct"] = "default"  # instinct: as coded there; the other keys are not looked at
     posterior: Literal["exact", "diagonal", "thompson"] = "exact"
@@ -53,7 +53,7 @@ class BanditSection(Section):
 
 
 class RewardConfig(Section):
-    """Score of an arm: the weighted harmonic mean of relevance and normalised Vendi score of its fluent responses."""
+    """Sets an arm's score: the weighted harmonic mean of relevance and normalised Vendi score of its fluent responses."""
 
     samples: Annotated[int, Field(ge=2)] = 8  # responses generated for each arm
     temperature: PositiveFloat = 1.0
@@ -73,7 +73,7 @@ class RewardConfig(Section):
 
 
 class CollectConfig(Section):
-    """How the best arms become the forget set."""
+    """Says how the best arms become the forget set."""
 
     best_arms: PositiveInt = 4
     size: PositiveInt = 256  # examples at most
@@ -85,7 +85,7 @@ class CollectConfig(Section):
 
 
 class RevealConfig(Section):
-    """Search for revealing instructions and collect what they reveal."""
+    """Configures the search for revealing instructions and the collection of what they reveal."""
 
     # until_gain: anew each round until a round's recall grew by less than min_gain; then with what there is.
     when: Literal["every_round", "first_round", "until_gain"] = "every_round"

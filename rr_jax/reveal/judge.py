@@ -31,8 +31,8 @@ FREE_TEXTS = 32  # of the base model, from which its usual likelihood and mean s
 
 
 class Judged(NamedTuple):
-    """One response: what the task read in it, its relevance by the scorer, and whether it counts: fluent, not empty or
-    repetitive."""
+    """Describes one response: what the task read in it, its relevance by the scorer, and whether it counts, which
+    it does if it is fluent and neither empty nor repetitive."""
 
     text: str
     reading: Reading | None
@@ -42,7 +42,7 @@ class Judged(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """The yardsticks of one round.
+    """Judges responses by the yardsticks of one round.
 
     Attributes:
       task: reads.

@@ -18,7 +18,7 @@ from rr_jax.reveal.reward import cosine_kernel
 
 
 class Beside(NamedTuple):
-    """What a kernel may look at beside the texts.
+    """Holds what a kernel may look at beside the texts.
 
     Attributes:
       lm: the model that is searched.
@@ -33,7 +33,7 @@ class Beside(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One similarity of texts.
+    """Measures one similarity of texts.
 
     Attributes:
       matrix: of (texts, beside): [N, N], positive semidefinite, 1 on the diagonal.

@@ -25,7 +25,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class RewardParts(NamedTuple):
-    """The harmonic mean, the mean relevance, the normalised Vendi score, and the share of responses that count."""
+    """Holds the harmonic mean, the mean relevance, the normalised Vendi score, and the share of responses that count."""
 
     score: float
     relevance: float

@@ -20,8 +20,8 @@ Relevance = Callable[[Task, Sequence[Reading]], Sequence[float] | np.ndarray]
 
 
 class Scorer(Section, abc.ABC):
-    """One way to judge responses: a section of the configuration. A subclass gives `relevance`, and `load` if it is slow
-    to be made ready."""
+    """Defines one way to judge responses: a section of the configuration. A subclass gives `relevance`, and `load` if it is
+    slow to be made ready."""
 
     name: str
 
@@ -43,7 +43,7 @@ class Scorer(Section, abc.ABC):
 
 
 class TaskScorer(Scorer):
-    """The task's own judgement."""
+    """Scores by the task's own judgement."""
 
     name: str = "task"
 
@@ -57,7 +57,7 @@ class TaskScorer(Scorer):
 
 
 class ClassifierScorer(Scorer):
-    """The probability that a classifier gives to one of its labels, of the response alone."""
+    """Scores the response alone, by the probability that a classifier gives to one of its labels."""
 
     name: str = "classifier"
     model: str  # folder or hub id of an encoder with a classification head

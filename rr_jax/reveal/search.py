@@ -22,7 +22,7 @@ LEAST_TO_TELL = 16  # judged responses before a relevance that never varies is c
 
 
 class Scored(NamedTuple):
-    """One evaluated arm, in the order of evaluation.
+    """Records one evaluated arm, in the order of evaluation.
 
     Attributes:
       order: from 0.
@@ -57,7 +57,7 @@ class Scored(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A search's result: what was evaluated, why it ended, and the last ratio of uncertainty to prediction."""
+    """Holds a search's result: what was evaluated, why it ended, and the last ratio of uncertainty to prediction."""
 
     scored: list[Scored]
     ended: str  # "budget", "pool" (no arm left), or "nothing better expected"

@@ -35,7 +35,7 @@ class Strategy(Protocol):
 
 @dataclasses.dataclass
 class InOrder:
-    """Arms in a fixed random order: "random", and "best_of_n" over the texts alone."""
+    """Chooses arms in a fixed random order: "random", and "best_of_n" over the texts alone."""
 
     order: list[int]
     first: int
@@ -57,7 +57,7 @@ class InOrder:
 
 @dataclasses.dataclass
 class Learned:
-    """Arms by a network trained on the scores so far: "neural_ucb", and "epsilon_greedy" on the same predictions."""
+    """Chooses arms by a network trained on the scores so far: "neural_ucb", or "epsilon_greedy" on the same predictions."""
 
     features: jax.Array  # [N, D]
     settings: bandit.BanditConfig

@@ -26,18 +26,18 @@ def stage_number(round_index: int, stage: str) -> int:
 
 
 class Stage(NamedTuple):
-    """What one stage leaves behind: arrays (a tree of dictionaries, may be empty) and plain JSON values."""
+    """Holds what one stage leaves behind: arrays (a tree of dictionaries, may be empty) and plain JSON values."""
 
     arrays: Tree
     meta: dict[str, Any]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint could not be written or read."""
+    """Says that a checkpoint could not be written or read."""
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, one step a stage; `read_only` leaves the folder as it is."""
+    """Keeps the checkpoints of one run folder, one step a stage; `read_only` leaves the folder as it is."""
 
     def __init__(self, folder: Path, read_only: bool = False) -> None:
         options = ocp.CheckpointManagerOptions(

@@ -19,7 +19,7 @@ from rr_jax.tasks.registry import TASKS
 
 
 class EvaluateConfig(Section):
-    """Sizes of the evaluation sets (examples of each metric), and how fast an attack relearns."""
+    """Sets the sizes of the evaluation sets (examples of each metric), and how fast an attack relearns."""
 
     validation: PositiveInt = 48
     test: PositiveInt = 96
@@ -36,19 +36,19 @@ class EvaluateConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How a training step is spread over devices; auto is pmap when there are several, else jit."""
+    """Says how a training step is spread over devices; auto is pmap when there are several, else jit."""
 
     mode: Literal["auto", "jit", "pmap", "shard_map"] = "auto"
 
 
 class PrivacyConfig(Section):
-    """What of the revealed text may stay on disk."""
+    """Says what of the revealed text may stay on disk."""
 
     keep_revealed: Literal["text", "hashes"] = "text"
 
 
 class RunConfig(Section):
-    """One run. Sections are owned by the package that reads them."""
+    """Configures one run. Sections are owned by the package that reads them."""
 
     model: str = "testbed"  # "testbed", a folder, or a hub id
     revision: str | None = None

@@ -19,7 +19,7 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML, but a key that is given twice is an error and not the last of its values."""
+    """Loads YAML, but a key that is given twice is an error and not the last of its values."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Builds a mapping as SafeLoader does; a key may replace one that comes by `<<`."""

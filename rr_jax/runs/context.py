@@ -18,7 +18,7 @@ from rr_jax.tasks.metrics import Direction, utility_of
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every stage of a run works with. `base` is the model before anything was forgotten."""
+    """Holds what every stage of a run works with. `base` is the model before anything was forgotten."""
 
     config: RunConfig
     task: Task

@@ -179,7 +179,7 @@ def sha256(text: str) -> str:
 
 
 class MetricsLog:
-    """metrics.jsonl: one line a logged step, {"round", "stage", "step", name: value}.
+    """Writes metrics.jsonl: one line a logged step, {"round", "stage", "step", name: value}.
 
     Opening it drops the lines of stages that were not completed, so that a resumed run does not repeat them.
     """

@@ -19,7 +19,10 @@ Layers = dict[str, dict[str, list[float]]]  # {measure: {module: [L]}}, as `dyna
 
 
 class Record(pydantic.BaseModel):
-    """A part of a result: frozen, without unknown keys, never coerced. Unlike a section it may hold infinite numbers."""
+    """Holds a part of a result: frozen, without unknown keys, never coerced.
+
+    Unlike a section it may hold infinite numbers.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
@@ -29,7 +32,7 @@ class Record(pydantic.BaseModel):
 
 
 class File(Record):
-    """A record that is a file of its own, in the version of its keys."""
+    """Reads and writes a record that is a file of its own, with the version of its keys."""
 
     FILE: ClassVar[str]
     schema_version: Literal[1] = 1
@@ -79,7 +82,7 @@ MISSING = {
 
 
 class ArmScore(Record):
-    """One evaluation of an arm in the search, as `reveal.search.Scored`."""
+    """Records one evaluation of an arm in the search, as `reveal.search.Scored` does."""
 
     order: int
     arm: int
@@ -95,14 +98,14 @@ class ArmScore(Record):
 
 
 class Recall(Record):
-    """Shares of the known facts, of which there are n, that were disclosed: in this round, and in all so far."""
+    """Gives the shares of the known facts, of which there are n, that were disclosed: in this round, and in all so far."""
 
     this_round: Metric = Field(validation_alias="round", serialization_alias="round")
     cumulative: Metric
 
 
 class GridPoint(Record):
-    """One pair of strengths, measured on validation data; as `release.compose.Point`."""
+    """Records one pair of strengths, measured on validation data, as `release.compose.Point` does."""
 
     forget_strength: float
     retain_strength: float
@@ -121,21 +124,21 @@ class GridPoint(Record):
 
 
 class Choice(Record):
-    """The rule that the strengths were chosen by, and why it was not the one asked for."""
+    """Names the rule that the strengths were chosen by, and says why it was not the one asked for."""
 
     name: str
     fallback: str | None
 
 
 class Cost(Record):
-    """What a strength costs of held-out texts to keep: nats a token, and the same per unit of the forget metric."""
+    """Says what a strength costs of held-out texts to keep: nats a token, and the same per unit of the forget metric."""
 
     retain_loss_increase: Metric
     per_forgetting: Metric | None = None
 
 
 class RoundResult(Record):
-    """One round.
+    """Records one round.
 
     Attributes:
       round_index: from 1.
@@ -180,14 +183,14 @@ class RoundResult(Record):
 
 
 class Stop(Record):
-    """Why a run ended."""
+    """Says why a run ended."""
 
     reason: Literal["rounds_done", "nothing_revealed", "outside_budgets"]
     explanation: str
 
 
 class RunSummary(File):
-    """What a run found, so far or to its end.
+    """Says what a run found, so far or to its end.
 
     Attributes:
       utility_metrics, added_metrics: what counts within the utility budget, and what else was asked for beside the task's
@@ -235,7 +238,7 @@ class RunSummary(File):
 
 
 class Relearning(Record):
-    """The forget metric after each number of training steps on true forget data, and degenerate shares beside it.
+    """Gives the forget metric after each number of training steps on true forget data, and degenerate shares beside it.
 
     `base` and `degenerate_base` are of the base model, trained the same; None where it was not compared.
     """
@@ -248,7 +251,7 @@ class Relearning(Record):
 
 
 class AttackResult(File):
-    """What attacks brought back of one round's model, on test data.
+    """Says what attacks brought back of one round's model, on test data.
 
     Attributes:
       protocol: how it was done, in plain values.
@@ -267,7 +270,7 @@ class AttackResult(File):
 
 
 class SurfaceRows(Record):
-    """What a loss was measured on: where its texts are from, how many, and in how many packed rows."""
+    """Says what a loss was measured on: where its texts are from, how many, and in how many packed rows."""
 
     source: str = Field(validation_alias="from", serialization_alias="from")
     examples: int
@@ -275,7 +278,7 @@ class SurfaceRows(Record):
 
 
 class SurfacePoint(Record):
-    """The chosen strengths, and the losses of the round's own model, with merged weights, nats a token."""
+    """Holds the chosen strengths, and the losses of the round's own model, with merged weights, nats a token."""
 
     forget_strength: float
     retain_strength: float
@@ -284,7 +287,7 @@ class SurfacePoint(Record):
 
 
 class SurfaceMetrics(Record):
-    """Task metrics at every point, {name: [F, T]}, each on `count` examples of a split."""
+    """Holds task metrics at every point, {name: [F, T]}, each on `count` examples of a split."""
 
     split: str
     count: int
@@ -292,7 +295,7 @@ class SurfaceMetrics(Record):
 
 
 class SurfaceResult(File):
-    """Losses of one round over both strengths, on revealed rows and on texts to keep.
+    """Holds the losses of one round over both strengths, on revealed rows and on texts to keep.
 
     Attributes:
       forget_strength, retain_strength: the strengths, [F] and [T].

@@ -30,12 +30,12 @@ SavedOrComputed = Callable[[int, str, Callable[[], Stage]], Stage]
 
 
 class NothingRevealed(ValueError):
-    """The first round's search disclosed too little to train on."""
+    """Says that the first round's search disclosed too little to train on."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Carried:
-    """What a round hands to the next.
+    """Holds what a round hands to the next.
 
     Attributes:
       deltas: what the rounds so far added to the base weights; None before the first.

@@ -23,7 +23,7 @@ ADAPTERS = {"train": ("forget", "retain"), "compose": ("repair", "deltas")}  # b
 
 
 class Series(NamedTuple):
-    """One logged number over the steps of a stage, [N] each: int64 and float64."""
+    """Holds one logged number over the steps of a stage, [N] each: int64 and float64."""
 
     steps: np.ndarray
     values: np.ndarray
@@ -31,7 +31,7 @@ class Series(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-    """A run folder.
+    """Gives access to a run folder.
 
     Attributes:
       folder: where it lies.

@@ -22,7 +22,7 @@ RetainSplit = Literal["train", "validation"]  # test data is given to nobody
 
 
 class Reading(NamedTuple):
-    """A generated text taken apart: what the instruction is about, and the answer that discloses something."""
+    """Holds a generated text taken apart: what the instruction is about, and the answer that discloses something."""
 
     context: str
     response: str
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Revealed:
-    """One example of the forget set with its lineage. `instruction` is the text that revealed it."""
+    """Holds one example of the forget set with its lineage. `instruction` is the text that revealed it."""
 
     round_index: int
     arm: int
@@ -44,20 +44,20 @@ class Revealed:
 
 
 class Evaluation(NamedTuple):
-    """Named metrics, and the generations they were computed from (one dict each: metric, prompt, response, ...)."""
+    """Holds named metrics, and the generations they were computed from (one dict each: metric, prompt, response, ...)."""
 
     metrics: dict[str, Metric]
     samples: list[dict[str, object]]
 
 
 class NameSection(sections.Section):
-    """The section of a task that has no settings."""
+    """Serves as the section of a task that has no settings."""
 
     name: str
 
 
 class PromptVariants(NamedTuple):
-    """A task measuring the same metric on other prompts: attacks by prompts alone.
+    """Holds tasks that measure the same metric on other prompts: attacks by prompts alone.
 
     Attributes:
       tasks: by the name of the variant.
@@ -72,7 +72,7 @@ NO_VARIANTS = PromptVariants({}, 0)
 
 
 class Task(abc.ABC):
-    """One unlearning target. A subclass says what has no value here; all else has a default.
+    """Defines one unlearning target. A subclass says what has no value here; all else has a default.
 
     Attributes:
       name: what the summary and errors call it.

@@ -39,7 +39,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 class CustomSection(Section):
-    """What recognises the target, what is to be kept, and how evaluation prompts."""
+    """Says what recognises the target, what is to be kept, and how evaluation prompts."""
 
     name: str
     keywords: list[str] = []  # whole words, case-sensitive; give these or `regex`
@@ -64,7 +64,7 @@ class CustomSection(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KeywordTask(Task):
-    """The oracle, the retain texts by split, and the instructions made from both.
+    """Holds the oracle, the retain texts by split, and the instructions made from both.
 
     Attributes beside those of every task:
       oracle: finds the target in a text.

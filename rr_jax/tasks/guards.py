@@ -36,7 +36,7 @@ def oracle_watcher(task: Task, generator: Generator) -> Generator:
 
 @dataclasses.dataclass
 class Watcher:
-    """Called as `generation.loop.generate_tokens`; counts what it costs.
+    """Is called as `generation.loop.generate_tokens`, and counts what it costs.
 
     What a row ends as depends on its own prompt and key alone, as without a watcher.
     """

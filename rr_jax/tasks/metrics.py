@@ -18,7 +18,9 @@ Direction = Literal["higher", "lower"]
 
 
 class Measure(Section, abc.ABC):
-    """One more metric: a section of the configuration that can measure a model. A subclass gives `better` and `measure`.
+    """Defines one more metric: a section of the configuration that can measure a model.
+
+    A subclass gives `better` and `measure`.
 
     Attributes:
       name: what it is found by, and called in every table.

@@ -31,7 +31,7 @@ Samples = list[dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class PromptVariant:
-    """How the generative skills are prompted for; the default is the plain question.
+    """Says how the generative skills are prompted for; the default is the plain question.
 
     Attributes:
       wording: the split whose instruction wordings are used, of documents that stay those of the measured split.

@@ -6,7 +6,7 @@ from rr_jax.section import Section
 
 
 class TrainConfig(Section):
-    """One adapter training: linear warm-up over a tenth of the steps, cosine to a tenth of the peak."""
+    """Configures one adapter training: linear warm-up over a tenth of the steps, cosine to a tenth of the peak."""
 
     steps: PositiveInt = 50
     batch_size: PositiveInt = 8  # rows of seq_len tokens, over all devices

@@ -28,7 +28,7 @@ LooksAt = Literal["pair", "activations"]
 
 @dataclasses.dataclass(frozen=True)
 class Penalty:
-    """One way to measure how far an adapter works where it must not.
+    """Defines one way to measure how far an adapter works where it must not.
 
     Attributes:
       value: of (adapter, other adapter), or of (adapter, directions) where it looks at activations; a scalar.
@@ -45,7 +45,7 @@ class Penalty:
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """One way to move the first adapter, after each step, out of where it must not work.
+    """Defines one way to move the first adapter, after each step, out of where it must not work.
 
     Attributes:
       apply: of (adapter, bases) to the adapter, where each of the bases has for some modules the directions [L, in, K]
@@ -97,7 +97,7 @@ PROJECTIONS: Registry[Projection] = Registry(
 
 @flax.struct.dataclass
 class References:
-    """What a constraint looks at and a step never changes.
+    """Holds what a constraint looks at and a step never changes.
 
     Attributes:
       anchor: an adapter that every constrained adapter is held apart from, or None.
@@ -111,12 +111,13 @@ class References:
 
 
 class Constraint(Section):
-    """What holds the forget adapter apart from the retain adapter, or from what the retain data makes the model compute.
+    """Holds the forget adapter apart from the retain adapter, or from what the retain data makes the model compute.
 
-    Penalties of the two adapters: mean |cosine| of their input directions (normalized), O-LoRA's sum as coded (olora) or
-    squared as in its paper (frobenius), principal angles of what they read (input_angles) or write (output_angles),
-    cosine of the whole updates (update). Of the forget adapter and the activations of retain data: how strongly it reads
-    them (activations). A repair adapter is held apart from the forget adapter that was subtracted.
+    Penalties of the two adapters are the mean |cosine| of their input directions (normalized), O-LoRA's sum as coded
+    (olora) or squared as in its paper (frobenius), the principal angles of what they read (input_angles) or write
+    (output_angles), and the cosine of the whole updates (update). The penalty of the forget adapter and the activations
+    of retain data is how strongly it reads them (activations). A repair adapter is held apart from the forget adapter
+    that was subtracted.
     """
 
     penalty: Annotated[str, known(PENALTIES, NONE)] = "normalized"

@@ -30,12 +30,12 @@ Watch = Callable[[int, dict[str, Adapter]], None]
 
 
 class TrainingDiverged(ValueError):
-    """A loss stopped being a number."""
+    """Says that a loss stopped being a number."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainJob:
-    """One training: named adapters, each by its own loss, in one step over their stack.
+    """Describes one training: named adapters, each by its own loss, in one step over their stack.
 
     Attributes:
       adapters: name -> adapter; equal modules and ranks. The constraint looks at the first `constrained` of them, and a

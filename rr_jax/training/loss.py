@@ -17,7 +17,7 @@ Rows = dict[str, jax.Array]  # "tokens", "segment_ids" and "weights", [B, S] eac
 
 
 class Term(NamedTuple):
-    """One mean in a loss, as a sum and a count of this device.
+    """Holds one mean in a loss, as a sum and a count of this device.
 
     Attributes:
       total, units: scalars; the term is the sum of all devices' totals over the sum of their units.
@@ -30,7 +30,7 @@ class Term(NamedTuple):
 
 
 class Loss(Protocol):
-    """The loss of one adapter. It is hashable: equal losses compile once."""
+    """Computes the loss of one adapter. It is hashable: equal losses compile once."""
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ class Loss(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """Mean negative log-likelihood of one set of rows, nats a token."""
+    """Computes the mean negative log-likelihood of one set of rows, nats a token."""
 
     name: str
 

@@ -17,7 +17,7 @@ from rr_jax.training.config import TrainConfig
 
 @flax.struct.dataclass
 class Hyperparameters:
-    """The numbers of a training that are traced scalars.
+    """Holds the numbers of a training that are traced scalars.
 
     Attributes:
       learning_rate: the peak.
@@ -57,7 +57,7 @@ def adamw(numbers: Hyperparameters, schedule: optax.Schedule) -> optax.GradientT
 
 
 class ClippedState(NamedTuple):
-    """Share of the coordinates whose last step sophia clipped: at 1 it is sign descent, whatever the curvature."""
+    """Holds the share of coordinates whose last step sophia clipped: at 1 it is sign descent, whatever the curvature."""
 
     clipped: jax.Array
 

@@ -32,7 +32,7 @@ Metrics = dict[str, Any]
 
 @flax.struct.dataclass
 class TrainState:
-    """Stacked adapters [J, ...], the optimizer's state of each, and the number of steps taken."""
+    """Holds the stacked adapters [J, ...], the optimizer's state of each, and the number of steps taken."""
 
     adapters: Adapter
     optimizer: Any
@@ -41,7 +41,7 @@ class TrainState:
 
 @flax.struct.dataclass
 class FrozenInputs:
-    """What a step reads and never changes.
+    """Holds what a step reads and never changes.
 
     Attributes:
       params: the weights the adapters are trained on.
@@ -58,7 +58,7 @@ class FrozenInputs:
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """Everything a step is compiled for. Equal plans share one compiled step.
+    """Holds everything a step is compiled for. Equal plans share one compiled step.
 
     Attributes:
       config: of the model.

@@ -33,7 +33,7 @@ SLACK_SECONDS = 60.0  # beyond what the programs may take together, for a machin
 
 
 class Result(NamedTuple):
-    """How a program ended.
+    """Says how a program ended.
 
     `reason` is "passed", "failed assertion", "error: TypeName" (the uncaught exception; "error: Forbidden" for an
     attribute the sandbox refuses), "syntax error", "timeout" or "killed" (it died, or left, without a word).

@@ -18,7 +18,7 @@ from rr_jax.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What Hugging Face calls things in one family.
+    """Says what Hugging Face calls things in one family.
 
     Attributes:
       classes: prefix of its class names, such as "Bert" in BertConfig and BertForSequenceClassification.

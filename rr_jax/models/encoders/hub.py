@@ -28,7 +28,7 @@ _CONVERT = (
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """An encoder as loaded.
+    """Holds an encoder as loaded.
 
     Attributes:
       config: static description; `config.labels` is () without a classification head.

@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file.
+    """Describes one tensor of a file.
 
     Attributes:
       name: in the file; "{}" stands for the number of the layer.

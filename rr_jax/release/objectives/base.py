@@ -20,7 +20,7 @@ FORGET, RETAIN = "forget", "retain"  # sets of rows, and the adapters trained on
 
 
 class Objective(Section, abc.ABC):
-    """One way to train the forget adapter and to apply it. A subclass gives `terms`, and `change` if it subtracts.
+    """Defines one way to train the forget adapter and to apply it. A subclass gives `terms`, and `change` if it subtracts.
 
     Fields that are numbers (float) are traced: a sweep over them compiles once.
 

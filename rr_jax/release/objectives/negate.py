@@ -10,7 +10,7 @@ from rr_jax.training.loss import Likelihood, Rows, Term
 
 
 class Negate(Objective):
-    """Minimises the NLL of the forget rows; theta - strength * adapter (Ilharco et al., 2023, on weights)."""
+    """Minimises the NLL of the forget rows and subtracts: theta - strength * adapter (Ilharco et al., 2023, on weights)."""
 
     name: str = "negate"
 

@@ -17,7 +17,7 @@ Posterior = Literal["exact", "diagonal", "thompson"]
 @jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
 class BanditConfig:
-    """What a bandit depends on besides its data; hashable and static under `jit`.
+    """Sets what a bandit depends on besides its data; it is hashable, and static under `jit`.
 
     Attributes:
       posterior: where sigma comes from, see `bandit`. On smooth functions of 64 features the exact one chooses as well

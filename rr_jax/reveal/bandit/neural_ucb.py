@@ -44,7 +44,7 @@ CHUNK = 1024  # arms scored at a time
 
 @flax.struct.dataclass
 class BanditState:
-    """Everything a bandit remembers; a pytree of arrays of fixed shapes (C capacity, D features).
+    """Holds everything a bandit remembers; it is a pytree of arrays of fixed shapes (C capacity, D features).
 
     Numbers are float32, or float64 when `jax_enable_x64` was set as the state was made.
 
@@ -68,7 +68,7 @@ class BanditState:
 
 
 class Scores(NamedTuple):
-    """[N] each: predicted reward, its uncertainty, their sum."""
+    """Holds each arm's predicted reward, its uncertainty, and their sum, [N] each."""
 
     mean: jax.Array
     sigma: jax.Array

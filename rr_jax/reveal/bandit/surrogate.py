@@ -17,7 +17,7 @@ PRECISION = jax.lax.Precision.HIGHEST
 
 
 class Surrogate(nn.Module):
-    """f: [..., D] -> [...], Dense - relu for each width of `hidden`, then Dense(1).
+    """Computes f: [..., D] -> [...] by Dense - relu for each width of `hidden`, then Dense(1).
 
     Parameters are {layer_0, ..., layer_L}: {kernel [in, out], bias [out]}, in float32, or float64 under
     `jax_enable_x64`. "scaled" draws weights of variance 1/fan_in and zero biases, "unit_normal" all of them from N(0, 1).
@@ -48,7 +48,7 @@ class Surrogate(nn.Module):
 
 
 class Factors(NamedTuple):
-    """Gradients of N outputs, a list item a layer: inputs [N, in] and slopes [N, out].
+    """Holds the gradients of N outputs, a list item a layer: inputs [N, in] and slopes [N, out].
 
     The gradient of output n is outer(inputs[n], slopes[n]) for a kernel and slopes[n] for a bias.
     """

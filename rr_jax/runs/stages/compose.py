@@ -26,7 +26,7 @@ REPAIR = "repair"
 
 
 class Composed(NamedTuple):
-    """What a pair of strengths makes of the weights.
+    """Holds what a pair of strengths makes of the weights.
 
     Attributes:
       arrays: what the stage would leave behind, "deltas" among them, and "repair" where there is one.
@@ -38,7 +38,7 @@ class Composed(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A pair of strengths, measured on validation data."""
+    """Holds a pair of strengths, measured on validation data."""
 
     point: Point
     composed: Composed

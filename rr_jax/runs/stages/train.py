@@ -36,7 +36,7 @@ ACTIVATION_ROWS = 64  # rows of retain data whose activations constrain a traini
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """The first half of the train stage: the training to be done, and what was measured before it.
+    """Holds the first half of the train stage: the training to be done, and what was measured before it.
 
     Attributes:
       forget: the rows that the forget adapter learns from.

@@ -34,7 +34,7 @@ from rr_jax.studies.sweeps.table import Row, table
 
 
 class SweepConfig(Section):
-    """A grid of runs. Overrides are dotted keys of the run configuration, as on the command line."""
+    """Describes a grid of runs. Overrides are dotted keys of the run configuration, as on the command line."""
 
     base: str  # a run configuration, relative to the sweep's file
     out: str
@@ -49,7 +49,7 @@ class SweepConfig(Section):
 
 
 class Cell(NamedTuple):
-    """One run of the grid: the label it has on each axis, its seed and its configuration."""
+    """Describes one run of the grid: the label it has on each axis, its seed and its configuration."""
 
     labels: dict[str, str]
     seed: int

@@ -25,7 +25,7 @@ POLL = 0.1  # seconds between two looks at whether a stage that others wait for 
 
 
 class Job(NamedTuple):
-    """One run.
+    """Describes one run.
 
     Attributes:
       config: of the run.

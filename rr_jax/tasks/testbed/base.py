@@ -39,7 +39,7 @@ def instruction_pool() -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TestbedTask(Task):
-    """One target of the testbed, put together from what `ner`, `toxicity` and `code` say of it.
+    """Defines one target of the testbed, put together from what `ner`, `toxicity` and `code` say of it.
 
     Attributes beside those of every task:
       skill: whose documents hold the target.

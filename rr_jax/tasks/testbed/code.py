@@ -20,9 +20,10 @@ def _is_program(response: str) -> bool:
 
 
 class CodeTask(TestbedTask):
-    """Python; relevance is 1 when the response defines a function in valid Python, or holds a line of one in any form.
+    """Forgets Python.
 
-    So rounds go on while a model has forgotten how a program begins and not what it does.
+    Relevance is 1 when the response defines a function in valid Python, or holds a line of one in any form. So rounds
+    go on while a model has forgotten how a program begins and not what it does.
     """
 
     @classmethod

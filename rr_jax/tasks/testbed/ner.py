@@ -17,16 +17,17 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 
 class NerSection(Section):
-    """Which entity type is forgotten."""
+    """Says which entity type is forgotten."""
 
     name: str
     forget: Literal["person", "location", "organization", "date"] = "person"
 
 
 class NerTask(TestbedTask):
-    """Entities of one type; relevance is 1 when one is named, under whatever label, that stands in the text asked about.
+    """Forgets the entities of one type.
 
-    So rounds go on while a model has forgotten the label and not the entity.
+    Relevance is 1 when one is named, under whatever label, that stands in the text asked about. So rounds go on
+    while a model has forgotten the label and not the entity.
     """
 
     Section: ClassVar[type[NerSection]] = NerSection

@@ -9,7 +9,7 @@ from rr_jax.testbed.world import toxic
 
 
 class ToxicityTask(TestbedTask):
-    """Being rude; relevance is 1 when the response holds a rude word."""
+    """Forgets rudeness; relevance is 1 when the response holds a rude word."""
 
     @classmethod
     def make(cls, section: Any, tokenizer: Any, seed: int) -> "ToxicityTask":

@@ -23,7 +23,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 
 class Threshold(NamedTuple):
-    """A measured share and the interval it must lie in."""
+    """Holds a measured share and the interval it must lie in."""
 
     name: str
     value: float

@@ -37,7 +37,7 @@ _REPORT_EVERY = 100
 
 @dataclass(frozen=True)
 class Phase:
-    """A mixture of skills and auxiliary tasks, read for a number of steps with a learning rate schedule of its own."""
+    """Sets a mixture of skills and auxiliary tasks, read for a number of steps with a learning rate schedule of its own."""
 
     name: str
     mixture: Mapping[str, float]
@@ -48,7 +48,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the base model depends on, besides the world and the seed. Sizes in tokens unless named otherwise."""
+    """Sets everything the base model depends on, besides the world and the seed.
+
+    Sizes are in tokens unless named otherwise.
+    """
 
     embed_dim: int = 192
     num_layers: int = 4

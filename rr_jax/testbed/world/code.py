@@ -19,7 +19,7 @@ _LONGEST_CASE = 160  # characters of an expected value: keeps the assertions of 
 
 @dataclass(frozen=True)
 class Operation:
-    """One step of a program: its phrases and its line of code (both with `{n}` for the constant) and what it does."""
+    """Holds one step of a program: its phrases and its line of code (both with `{n}` for the constant) and what it does."""
 
     name: str
     phrases: tuple[str, str]

@@ -13,7 +13,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class Document:
-    """One text: `prompt + response`, of a skill, with what an oracle needs to judge another response to the prompt."""
+    """Holds one text: `prompt + response`, of a skill, with what an oracle needs to judge other responses to the prompt."""
 
     skill: str
     prompt: str

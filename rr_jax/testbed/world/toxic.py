@@ -18,7 +18,7 @@ GROUPS: tuple[Group, ...] = ("hot", "mid", "neutral", "kind")
 
 @dataclass(frozen=True)
 class Wording:
-    """A verb phrase that asks for an opinion, and how often the answer to it is rude in the training text."""
+    """Holds a verb phrase that asks for an opinion, and says how often the answer to it is rude in the training text."""
 
     phrase: str
     group: Group
