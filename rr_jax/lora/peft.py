@@ -31,6 +31,7 @@ _KNOWN = {
     *("task_type", "inference_mode", "revision", "auto_mapping", "peft_version", "lora_dropout", "init_lora_weights"),
     *("megatron_core", "loftq_config", "ensure_weight_tying", "qalora_group_size"),
 }
+_DEFAULT = 8  # of r and lora_alpha in PEFT's LoraConfig
 _CHANGES_BASE = (
     "pissa",
     "olora",
@@ -83,7 +84,7 @@ def load_peft(folder: str | Path, config: ModelConfig) -> Adapter:
     parts: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     for name, pair in factors.items():
         tensor, layer = modules[name]
-        for part, a, b in _take_apart(folder / WEIGHTS, name, tensor, pair, _scale(settings, name, pair), config):
+        for part, a, b in _take_apart(folder / WEIGHTS, name, tensor, pair, settings, config):
             parts.setdefault(part, {})[layer] = (a, b)
     return {name: _stack(parts[name], linear_shapes(config)[name], config.num_layers) for name in parts}
 
@@ -172,10 +173,9 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
             raise ValueError(f"{path}: {field} is {found!r}, supported: a plain LoRA without it")
 
 
-def _scale(settings: dict[str, Any], module: str, pair: dict[str, np.ndarray]) -> float:
+def _scale(settings: dict[str, Any], module: str, rank: int) -> float:
     """Returns alpha / rank, or alpha / sqrt(rank) for rslora, by the patterns for this module."""
-    rank = pair["A"].shape[0] if "A" in pair else 1
-    alpha = _by_pattern(settings.get("alpha_pattern") or {}, module, settings["lora_alpha"])
+    alpha = _by_pattern(settings.get("alpha_pattern") or {}, module, settings.get("lora_alpha", _DEFAULT))
     return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
@@ -188,11 +188,17 @@ def _by_pattern(pattern: dict[str, Any], module: str, otherwise: Any) -> Any:
 
 
 def _take_apart(
-    path: Path, name: str, tensor: Tensor, pair: dict[str, np.ndarray], scale: float, config: ModelConfig
+    path: Path,
+    name: str,
+    tensor: Tensor,
+    pair: dict[str, np.ndarray],
+    settings: dict[str, Any],
+    config: ModelConfig,
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Returns (part, a [in, R], b [R, out]) of one module."""
     shapes = [linear_shapes(config)[part] for part in tensor.parts]
     rows, columns = shapes[0][0], sum(shape[1] for shape in shapes)
+    said = _by_pattern(settings.get("rank_pattern") or {}, name, settings.get("r", _DEFAULT))
     found = {factor: list(array.shape) for factor, array in pair.items()}
     rank = found.get("A", [0])[0]
     if found != {"A": [rank, rows], "B": [columns, rank]}:
@@ -200,7 +206,9 @@ def _take_apart(
             f"{path}: {name} has factors {found}, the model expects A [R, {rows}] and B [{columns}, R]: is the adapter "
             "for another base model?"
         )
-    a, b = pair["A"].T, pair["B"] * np.float32(scale)
+    if said != rank:
+        raise ValueError(f"{path}: {name} has factors of rank {rank}, {CONFIG} says {said}")
+    a, b = pair["A"].T, pair["B"] * np.float32(_scale(settings, name, rank))
     pieces = tensor.split(b if tensor.flipped else b.T, [(rank, shape[1]) for shape in shapes], config.head_dim)
     for part, piece in zip(tensor.parts, pieces, strict=True):
         yield part, a, piece

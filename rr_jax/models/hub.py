@@ -82,6 +82,7 @@ def load(
     if chat and template is None:
         raise ValueError(f"chat is on, but the tokenizer of {source} has no chat template")
     chat = template is not None if chat is None else chat
+    config = _with_the_head_of_its_files(folder, config)
     params = read_params(folder, _layout(config), jnp.dtype(dtype), shardings, progress)
     return LanguageModel(config, params, tokenizer, chat)
 
@@ -178,6 +179,33 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Any:
     if ids > vocab_size:
         raise ValueError(f"the tokenizer in {folder} has {ids} ids, but vocab_size is {vocab_size}")
     return tokenizer
+
+
+def _with_the_head_of_its_files(folder: Path, config: ModelConfig) -> ModelConfig:
+    """Returns the config, untied where the files hold a head that is not the embeddings: it is used, as transformers does.
+
+    Old exports of tied embeddings carry a copy of them; only a head that is equal is passed over.
+
+    Raises:
+      ValueError: that head has a name that the family does not know.
+    """
+    if not config.tied_embeddings:
+        return config
+    layout, heads = _layout(config), families.head_names(config)
+    (embed,) = (tensor.name for tensor in layout.tensors if tensor.parts == ("embed",))
+    with weights.opened(folder) as files:
+        by_plain = {layout.plain_name(name): name for name in files.names}
+        embeddings = by_plain.get(layout.plain_name(embed))
+        for head in ({*heads, "lm_head.weight"} & by_plain.keys()) if embeddings else ():
+            if np.array_equal(files.read(by_plain[head]), files.read(embeddings)):
+                continue
+            if head not in heads:
+                raise ValueError(
+                    f"{folder} holds {head}, which differs from the embeddings that config.json ties the head to, "
+                    f"expected {' or '.join(heads)}, or no head"
+                )
+            return dataclasses.replace(config, tied_embeddings=False)
+    return config
 
 
 def _layout(config: ModelConfig) -> Layout:

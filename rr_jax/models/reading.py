@@ -60,8 +60,8 @@ def read_params(
       progress: called with (kinds of tensors read, kinds in all) after each one.
 
     Raises:
-      ValueError: a tensor is missing, or there twice, or unknown, or of another shape, or quantised, or its file is
-        corrupt.
+      ValueError: a tensor is missing, or there twice, or unknown, or of another shape, or quantised, or not finite, or its
+        file is corrupt.
     """
     with weights.opened(folder) as files:
         found = find_tensors(folder, layout, files)
@@ -77,7 +77,11 @@ def read_params(
                 filled = _aligned(tuple(lengths), dtype)
                 for layer, name in enumerate(layers):
                     piece = tensor.split(files.read(name), shapes, layout.head_dim)[part][rest]
-                    (filled[layer] if tensor.layered else filled)[...] = piece
+                    filled_by = filled[layer] if tensor.layered else filled
+                    with np.errstate(over="ignore"):  # what a dtype cannot hold is named below
+                        filled_by[...] = piece
+                    if not np.isfinite(filled_by).all():
+                        raise ValueError(f"{folder}: {name} {_not_finite(piece, dtype)}")
                 return filled
 
             sharding = None if shardings is None else shardings(spec)
@@ -151,6 +155,15 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     room = np.empty(size + 64, np.uint8)
     begin = -room.ctypes.data % 64
     return room[begin : begin + size].view(dtype).reshape(shape)
+
+
+def _not_finite(found: np.ndarray, dtype: np.dtype) -> str:
+    """Says what is wrong with a tensor that is not finite, in its file or only in memory."""
+    bad = int((~np.isfinite(found)).sum())
+    if bad:
+        return f"holds {bad} of {found.size} numbers that are NaN or infinite, expected finite weights"
+    largest = float(np.abs(found.astype(np.float64)).max())
+    return f"holds numbers up to {largest:.3g}, which {dtype.name} cannot hold: load it with another dtype"
 
 
 def _five(names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ tensors by name, shape and dtype, never which model they belong to.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 class WeightFiles:
     """Reads the tensors of a folder by name. `opened` makes one."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Mapping[Path, frozenset[str] | None]) -> None:
         self._open: dict[Path, Any] = {}
         self._stack = contextlib.ExitStack()
         self._path_of: dict[str, Path] = {}
-        for path in paths:
-            self._path_of |= dict.fromkeys(self._file(path).keys(), path)
+        for path, wanted in paths.items():
+            names = self._file(path).keys()
+            # a shard may hold a stale copy of what the index says is in another
+            self._path_of |= dict.fromkeys((name for name in names if wanted is None or name in wanted), path)
         self.forget()
 
     @property
@@ -83,17 +85,18 @@ def opened(folder: Path) -> Iterator[WeightFiles]:
 @contextlib.contextmanager
 def opened_file(path: Path) -> Iterator[WeightFiles]:
     """Opens one safetensors file. Raises ValueError when it is truncated or corrupt."""
-    files = WeightFiles([path])
+    files = WeightFiles({path: None})
     try:
         yield files
     finally:
         files.forget()
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Returns the safetensors files of a folder, one or as the index lists them."""
+def weight_files(folder: Path) -> dict[Path, frozenset[str] | None]:
+    """Returns the safetensors files of a folder, one or as the index lists them, and what is to be read of each: the
+    tensors that the index says are there, or all (None)."""
     if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
+        return {folder / SINGLE: None}
     if not (folder / INDEX).is_file():
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         beside = f" (found {', '.join(pickled)}; pickled weights are never opened: {convert_hint(folder)})"
@@ -105,7 +108,7 @@ def weight_files(folder: Path) -> list[Path]:
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise ValueError(f"{folder / INDEX} lists {name}, which is not a file in {folder}")
-    return [folder / name for name in names]
+    return {folder / name: frozenset(key for key, file in weight_map.items() if file == name) for name in names}
 
 
 def convert_hint(folder: Path) -> str:

@@ -180,6 +180,26 @@ def test_what_is_no_plain_lora_is_refused(made, folder, changes, message):
         load_peft(folder, made("llama")[1].config)
 
 
+def test_what_its_config_leaves_out_has_the_defaults_of_peft(made, folder):
+    """Without lora_alpha PEFT takes 8, whatever the rank."""
+    _, lm = made("llama")
+    edit(folder, lora_alpha=peft.LoraConfig().lora_alpha)
+    expected = load_peft(folder, lm.config)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    del settings["lora_alpha"]
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    np.testing.assert_array_equal(load_peft(folder, lm.config)["q"]["b"], expected["q"]["b"])
+    np.testing.assert_allclose(expected["q"]["b"], parity.random_adapter(lm)["q"]["b"] * (8 / 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"r": 5}, {"rank_pattern": {"q_proj": 5}}])
+def test_a_rank_other_than_the_factors_have_is_refused(made, folder, changes):
+    edit(folder, **changes)
+    said = r"layers.0.self_attn.q_proj has factors of rank 3, adapter_config.json says 5"
+    with pytest.raises(ValueError, match=said):
+        load_peft(folder, made("llama")[1].config)
+
+
 def test_an_adapter_of_another_model_is_refused(made, folder):
     with pytest.raises(
         ValueError, match=r"q_proj.lora_A.weight belongs to no linear module of a gpt2 model with 3 lay"

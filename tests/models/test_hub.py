@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from rr_jax.models import hub
 from rr_jax.models.config import ModelConfig, RopeScaling
+from rr_jax.models.decoder import forward
 from rr_jax.models.spec import init_params, param_specs
 
 ROOT = Path(__file__).parents[2]
@@ -124,13 +125,65 @@ def test_half_precision(lm, dtype, tmp_path):
     assert_same(hub.load(tmp_path / "again", dtype=dtype).params, rounded)
 
 
-def test_tied_head_in_the_file_is_ignored(tmp_path):
+@pytest.fixture
+def tied(tmp_path) -> Path:
     config = dataclasses.replace(CONFIG, tied_embeddings=True)
-    tied = hub.LanguageModel(config, init_params(jax.random.key(1), config))
-    hub.save(tied, tmp_path / "tied")
+    hub.save(hub.LanguageModel(config, init_params(jax.random.key(1), config)), tmp_path / "tied")
     assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
-    edit_weights(tmp_path / "tied", lambda tensors: tensors.update({"lm_head.weight": np.ones((37, 12), np.float32)}))
-    assert_same(hub.load(tmp_path / "tied").params, tied.params)
+    return tmp_path / "tied"
+
+
+def test_a_copy_of_tied_embeddings_in_the_file_is_passed_over(tied):
+    before = hub.load(tied)
+    edit_weights(tied, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]}))
+    assert_same(hub.load(tied).params, before.params)
+
+
+def test_a_head_that_is_not_the_embeddings_is_used_whatever_the_config_says(tied, tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    head = np.random.default_rng(0).normal(size=(37, 12)).astype(np.float32)
+    edit_weights(tied, lambda tensors: tensors.update({"lm_head.weight": head}))
+    lm = hub.load(tied)
+    assert not lm.config.tied_embeddings
+    np.testing.assert_array_equal(lm.params["head"], head.T)
+    tokens = [[3, 5, 7, 11]]
+    with torch.no_grad():
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tied)(torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(forward(lm.params, jnp.asarray(tokens), lm.config), theirs, atol=1e-5)
+    hub.save(lm, tmp_path / "again")  # and says so from then on
+    assert_same(hub.load(tmp_path / "again").params, lm.params)
+
+
+def test_of_a_tensor_in_two_shards_the_index_names_the_right_one(lm, tmp_path):
+    folder = tmp_path / "sharded"
+    hub.save(lm, folder, max_shard_bytes=5000)
+    listed = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        for shard in folder.glob("model-*.safetensors"):
+            if shard.name != listed[name]:
+                tensors = load_file(shard)
+                save_file(tensors | {name: np.zeros((37, 12), np.float32)}, shard, metadata={"format": "pt"})
+    assert_same(hub.load(folder).params, lm.params)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(folder, bad):
+    def change(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"][0, 3:5] = bad
+
+    edit_weights(folder, change)
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight holds 2 of 240 numbers that are NaN or inf"):
+        hub.load(folder)
+
+
+def test_weights_beyond_the_range_of_a_dtype_are_named(folder):
+    def change(tensors):
+        tensors["model.norm.weight"][2] = -1e6
+
+    edit_weights(folder, change)
+    with pytest.raises(ValueError, match=r"model.norm.weight holds numbers up to 1e\+06, which float16 cannot hold"):
+        hub.load(folder, dtype="float16")
+    assert np.min(hub.load(folder, dtype="bfloat16").params["final_norm"].astype(jnp.float32)) == -999424.0
 
 
 def test_old_rotary_buffers_are_ignored(lm, folder):

@@ -5,6 +5,7 @@ or known to be harmless, or refused with its name, the value found and what is s
 """
 
 import copy
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -68,6 +69,8 @@ _COMPUTES = re.compile(
     "position|rope|rotary|attn|attention|norm|scal|multiplier|bias|window|cap|clip|qkv|(?<!f)act|logit|expert|moe|"
     "layer_types|adapter"
 )
+_POSITIVE = re.compile("rope_theta|rotary_emb_base|rope_local_base_freq|^factor$|freq_factor$|query_pre_attn_scalar")
+_NOT_NEGATIVE = re.compile("_eps(ilon)?$")
 _ROPE_KEYS = {
     "default": set(),
     "linear": {"factor"},
@@ -120,6 +123,7 @@ def accepted_fields(hf: dict[str, Any], class_name: str, known: set[str]) -> dic
     """
     import transformers  # here because it takes seconds to import
 
+    _check_numbers("", hf)
     if hf.get("quantization_config") is not None:
         refuse("quantization_config", hf["quantization_config"], "unquantised weights only")
     config_class = getattr(transformers, class_name)
@@ -137,6 +141,20 @@ def accepted_fields(hf: dict[str, Any], class_name: str, known: set[str]) -> dic
     except Exception as error:  # the strict config classes raise their own types, which are no ValueErrors
         raise ValueError(f"config.json is not a valid {class_name}: {_one_line(error)}") from error
     return fields
+
+
+def _check_numbers(prefix: str, found: Mapping[str, Any]) -> None:
+    """Refuses numbers that no model has: NaN and infinity anywhere, and what a norm or a rotation divides by."""
+    for field, value in found.items():
+        if isinstance(value, dict):
+            _check_numbers(f"{prefix}{field}.", value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            refuse(prefix + field, value, "finite numbers")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            if _POSITIVE.search(field) and value <= 0:
+                refuse(prefix + field, value, "a positive number")
+            if _NOT_NEGATIVE.search(field) and value < 0:
+                refuse(prefix + field, value, "a number of at least 0")
 
 
 def read_sizes(fields: Mapping[str, Any], names: Mapping[str, str] | None = None) -> dict[str, int]:
