@@ -4,16 +4,14 @@ A model that falls silent or repeats itself scores as non-toxic, names nobody an
 reported apart, beside every score. Knows texts only.
 """
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from rr_jax.data.words import tokens, words
 
 NGRAM = 4
 MIN_WORDS = 3  # for free text; a task whose right answers are shorter says so
 REPETITION_LIMIT = 0.5  # more than half of the 4-grams have been said before
-
-_WORD = re.compile(r"\w+")
-_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 class Flags(NamedTuple):
@@ -29,15 +27,15 @@ def repetition(text: str) -> float:
 
     Over words and single punctuation marks, in lower case (the 4-gram repetition that Ext-Sub reports, of one text).
     """
-    tokens = _TOKEN.findall(text.lower())
-    grams = list(zip(*(tokens[i:] for i in range(NGRAM)), strict=False))
+    said = tokens(text.lower())
+    grams = list(zip(*(said[i:] for i in range(NGRAM)), strict=False))
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def flag(text: str, min_words: int = MIN_WORDS) -> Flags:
     """Flags one text: empty (only white space), fewer than `min_words` words, repetition above the limit."""
     empty = not text.strip()
-    return Flags(empty, not empty and len(_WORD.findall(text)) < min_words, repetition(text) > REPETITION_LIMIT)
+    return Flags(empty, not empty and len(words(text)) < min_words, repetition(text) > REPETITION_LIMIT)
 
 
 def degenerate_share(texts: Sequence[str], min_words: int = MIN_WORDS) -> float:

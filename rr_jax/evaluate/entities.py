@@ -34,8 +34,9 @@ class EntityScore(NamedTuple):
 
 def normalise(mention: str) -> str:
     """Brings a mention to lower case without ASCII punctuation, articles and double spaces (as coded in UniversalNER,
-    after SQuAD)."""
-    return " ".join(_ARTICLES.sub(" ", mention.lower().translate(_PUNCTUATION)).split())
+    after SQuAD). A name that is nothing else, such as "!!!" or "The The", stays as it is, unlike there: else all of them
+    would be one name."""
+    return " ".join(_ARTICLES.sub(" ", mention.lower().translate(_PUNCTUATION)).split()) or mention.strip()
 
 
 def parse_entity_list(text: str) -> list[str] | None:

@@ -196,8 +196,8 @@ def _with_the_head_of_its_files(folder: Path, config: ModelConfig) -> ModelConfi
     with weights.opened(folder) as files:
         by_plain = {layout.plain_name(name): name for name in files.names}
         embeddings = by_plain.get(layout.plain_name(embed))
-        for head in ({*heads, "lm_head.weight"} & by_plain.keys()) if embeddings else ():
-            if np.array_equal(files.read(by_plain[head]), files.read(embeddings)):
+        for head in {*heads, "lm_head.weight"} & by_plain.keys():
+            if embeddings is None or np.array_equal(files.read(by_plain[head]), files.read(embeddings)):
                 continue
             if head not in heads:
                 raise ValueError(

@@ -3,11 +3,11 @@
 What is left out is kept in mind too, with the reason, so that a set that stays small explains itself.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from rr_jax.data.words import words
 from rr_jax.evaluate.metric import Metric, mean_of
 from rr_jax.models.hub import LanguageModel
 from rr_jax.random import derive_seed
@@ -19,7 +19,6 @@ from rr_jax.tasks.base import Revealed
 
 CHUNK = 64  # responses generated at a time
 SHINGLE = 3  # words of the n-grams that near-duplicates are recognised by
-_WORD = re.compile(r"\w+")
 
 
 class Dropped(NamedTuple):
@@ -131,8 +130,8 @@ def _why_not(answer: Judged, threshold: float) -> str | None:
 
 def _shingles(text: str) -> frozenset[str]:
     """Returns the word 3-grams of a text; all of it when it is shorter."""
-    words = _WORD.findall(text)
-    return frozenset(" ".join(words[i : i + SHINGLE]) for i in range(max(len(words) - SHINGLE + 1, 1)))
+    said = words(text)
+    return frozenset(" ".join(said[i : i + SHINGLE]) for i in range(max(len(said) - SHINGLE + 1, 1)))
 
 
 def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:

@@ -10,7 +10,6 @@ of diversity and the clamps of the harmonic mean are ours.
 
 import functools
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rr_jax.data.words import tokens
+
 NGRAM_SIZES = (1, 2, 3, 4)
 CLAMP = 1e-6
-_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class RewardParts(NamedTuple):
@@ -91,9 +91,9 @@ def ngram_kernel(texts: Sequence[str]) -> np.ndarray:
     The kernel of `ngram_vendi_score` in vertaix/Vendi-Score, where a text with fewer words than an n-gram size has a
     row of zeros and the diagonal falls below 1. Here such a text has one n-gram of that size, itself: the diagonal is
     always 1, short texts are similar when they are equal, and empty texts are identical to each other and unlike all
-    others. Words are runs of word characters or single punctuation marks; case counts.
+    others. Words are those of `data.words.tokens`, punctuation marks among them; case counts.
     """
-    words = [tuple(_WORD.findall(text)) for text in texts]
+    words = [tuple(tokens(text)) for text in texts]
     kernel = np.zeros((len(texts), len(texts)))
     for size in NGRAM_SIZES:
         counts = [Counter(_ngrams(item, size)) for item in words]

@@ -11,13 +11,15 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import pydantic
+import regex as regex_library
 from pydantic import PositiveFloat, PositiveInt
 
 from rr_jax.data.packing import Example, encode_prompt, pack_examples
 from rr_jax.data.sources import load_texts
+from rr_jax.data.words import joined, letter_words, opening, whole
 from rr_jax.evaluate.degenerate import flag
 from rr_jax.evaluate.metric import Metric, exponential_of, mean_of, ratio_of, share_of
 from rr_jax.evaluate.nll import nll_metric, perplexity
@@ -35,14 +37,16 @@ OPENING_TEXTS = 24  # texts that openings are taken from
 OPENINGS_PER_KEYWORD = 6
 ROW_TOKENS = 256  # of a row in evaluation; longer texts are cut
 KEYWORDS = 6  # that the title names
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+Oracle: TypeAlias = re.Pattern[str] | regex_library.Pattern[str]
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f\u0964])\s*")  # and full-width, danda
 
 
 class CustomSection(Section):
     """Says what recognises the target, what is to be kept, and how evaluation prompts."""
 
     name: str
-    keywords: list[str] = []  # whole words, case-sensitive; give these or `regex`
+    # Whole words, case-sensitive; in a script without spaces wherever they stand. Give these or `regex`.
+    keywords: list[str] = []
     regex: str | None = None
     retain_text: str  # a .txt (blank line between texts), .jsonl, .json, .csv or .parquet file, or a hub data set
     text_field: str = "text"  # the column that holds the text, where there are columns
@@ -78,7 +82,7 @@ class KeywordTask(Task):
 
     Section: ClassVar[type[CustomSection]] = CustomSection
 
-    oracle: re.Pattern[str]
+    oracle: Oracle
     texts: dict[str, tuple[str, ...]]
     instructions: Sequence[str]
     neutral: str
@@ -136,7 +140,9 @@ class KeywordTask(Task):
             facts=frozenset(section.facts or section.keywords),
             title=_title(section),
             learn=section.learn,
-            vocabulary=frozenset(word for split in texts.values() for text in split for word in words_of(text)),
+            vocabulary=frozenset(
+                word for split in texts.values() for text in split for word in letter_words(text.lower())
+            ),
         )
 
     def check(self, lm: LanguageModel, model: str) -> None:
@@ -275,7 +281,7 @@ class KeywordTask(Task):
         that was trained on people's texts since writes less likely ones without writing worse. Compare with
         retain_perplexity of the base, which is that of people's texts.
         """
-        words = [words_of(self.oracle.sub(" ", text)) for text in texts]
+        words = [letter_words(self.oracle.sub(" ", text).lower()) for text in texts]
         unknown = [sum(word not in self.vocabulary for word in its) for its in words]
         sizes = [len(its) for its in words]
         known = ratio_of(unknown, sizes, share=True) if sum(sizes) else share_of([], if_none=1.0)
@@ -293,12 +299,7 @@ def _title(section: CustomSection) -> str:
     return f"keywords: {', '.join(named)}" + (f" and {len(others)} more" if others else "")
 
 
-def words_of(text: str) -> list[str]:
-    """Returns the words of a text in lower case."""
-    return re.findall(r"[^\W\d_]+", text.lower())
-
-
-def compile_oracle(keywords: Sequence[str], regex: str | None) -> re.Pattern[str]:
+def compile_oracle(keywords: Sequence[str], regex: str | None) -> Oracle:
     """Returns what recognises the target: any of the keywords as a whole word, case-sensitive, or the expression as it is.
 
     Raises:
@@ -307,8 +308,7 @@ def compile_oracle(keywords: Sequence[str], regex: str | None) -> re.Pattern[str
     if regex is None:
         if not keywords or any(word != word.strip() or not word for word in keywords):
             raise ValueError(f"task.keywords is {list(keywords)!r}, expected words without white space around them")
-        words = "|".join(re.escape(word) for word in sorted(keywords, key=len, reverse=True))
-        return re.compile(rf"(?<!\w)(?:{words})(?!\w)")  # as \b, but a keyword may begin or end with another sign
+        return regex_library.compile("|".join(whole(word) for word in sorted(keywords, key=len, reverse=True)))
     try:
         oracle = re.compile(regex)
     except re.error as error:
@@ -318,7 +318,7 @@ def compile_oracle(keywords: Sequence[str], regex: str | None) -> re.Pattern[str
     return oracle
 
 
-def retain_splits(texts: Sequence[str], oracle: re.Pattern[str]) -> dict[str, tuple[str, ...]]:
+def retain_splits(texts: Sequence[str], oracle: Oracle) -> dict[str, tuple[str, ...]]:
     """Returns the texts in which the oracle finds nothing, without repeats: a tenth for validation, a tenth for test.
 
     They are ordered by their hash, so neither the split nor the order within it depends on the order of the file.
@@ -328,7 +328,7 @@ def retain_splits(texts: Sequence[str], oracle: re.Pattern[str]) -> dict[str, tu
     """
     distinct = list(dict.fromkeys(texts))
     clean = [text for text in distinct if not oracle.search(text)]
-    usable = [text for text in clean if len(text.split()) > OPENING_WORDS[0]]
+    usable = [text for text in clean if opening(text, OPENING_WORDS[0])]
     if len(usable) < MIN_TEXTS:
         raise ValueError(
             f"task.retain_text has {len(usable)} usable texts, expected at least {MIN_TEXTS}: of {len(texts)} texts "
@@ -346,13 +346,13 @@ def retain_splits(texts: Sequence[str], oracle: re.Pattern[str]) -> dict[str, tu
 
 
 def _openings(
-    texts: Sequence[str], oracle: re.Pattern[str], lengths: Sequence[int] = OPENING_WORDS, repeats: bool = False
+    texts: Sequence[str], oracle: Oracle, lengths: Sequence[int] = OPENING_WORDS, repeats: bool = False
 ) -> list[str]:
     """Returns the first words of the texts that have more of them, all of the shortest length first."""
-    found = [" ".join(words[:n]) for n in lengths for text in texts if len(words := text.split()) > n]
-    clean = [opening for opening in found if not oracle.search(opening)]
+    found = [begun for n in lengths for text in texts if (begun := opening(text, n))]
+    clean = [begun for begun in found if not oracle.search(begun)]
     return clean if repeats else list(dict.fromkeys(clean))
 
 
 def _joined(openings: Sequence[str], word: str) -> list[str]:
-    return [f"{opening} {word}".lstrip() for opening in openings[:OPENINGS_PER_KEYWORD]]
+    return [joined(begun, word) for begun in openings[:OPENINGS_PER_KEYWORD]]

@@ -32,7 +32,8 @@ PREDICTIONS = [
         ("A. Smith", "smith"),
         ("Theodore an der Aa", "theodore der aa"),
         ("O'Brien-Lee\n", "obrienlee"),
-        ("The", ""),
+        ("The", "The"),  # nothing would be left of it
+        (" !!! ", "!!!"),
     ],
 )
 def test_normalise(mention: str, expected: str):
@@ -92,6 +93,11 @@ def test_a_type_that_was_never_asked_for_is_not_forgotten():
         score_entities([{"location": []}], [{"person": ["Bob"]}])
     with pytest.raises(ValueError, match="found 1 and 0"):
         leak_count([{}], [], "person")
+
+
+def test_names_of_which_normalising_leaves_nothing_are_not_one_name():
+    score = score_entities([{"organisation": ["!!!", "The The"]}], [{"organisation": ["???", "The The"]}])
+    assert (score.correct, score.predicted, score.gold) == (1, 2, 2)
 
 
 def test_format_validity():
