@@ -26,7 +26,7 @@ PACKAGES = ("rr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tra
 def write_text(path: Path, text: str) -> None:
     """Replaces a file as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # of a report, two processes may write at once
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
@@ -85,7 +85,8 @@ def check_config(folder: Path, config: RunConfig) -> None:
     """
     path = folder / "config.yaml"
     if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # a process killed while it began a run leaves hidden files and the manifest, which is written anew
+        if folder.exists() and (not folder.is_dir() or any(not _of_a_beginning(path) for path in folder.iterdir())):
             raise ValueError(f"out: {folder} exists and is not a run folder (it has no config.yaml); choose another")
         return
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -95,6 +96,10 @@ def check_config(folder: Path, config: RunConfig) -> None:
             f"out: {folder} was made by a configuration that differs in {', '.join(keys)}; choose another folder, or "
             "give the same values to resume"
         )
+
+
+def _of_a_beginning(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == "manifest.json"
 
 
 def start_folder(folder: Path, config: RunConfig, data_hashes: dict[str, str]) -> None:

@@ -24,6 +24,7 @@ from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import load_config
 from rr_jax.runs.context import Context, released_model
 from rr_jax.runs.folder import MetricsLog, check_config, read_run, start_folder
+from rr_jax.runs.lock import locked, refuse_in_use
 from rr_jax.runs.results import RunSummary
 from rr_jax.runs.reuse import borrow
 from rr_jax.runs.rounds import run_rounds
@@ -94,7 +95,7 @@ def run(
     config, task = resolve(config, task)
     with open_run(config, progress, siblings, task=task) as (context, checkpoints):
         summary = run_rounds(context, checkpoints)
-    summary.write(context.folder)
+        summary.write(context.folder)
     return summary
 
 
@@ -119,6 +120,7 @@ def open_run(
     folder = Path(config.out)
     check_paths(config)
     check_config(folder, config)
+    refuse_in_use(folder)
     lm = load_model(config, progress) if lm is None else lm
     given = task is not None
     task = make_task(config.task, lm.tokenizer, config.seed, task)
@@ -131,15 +133,17 @@ def open_run(
     context = Context(config, task, lm, folder, lambda *line: None, note, proposer, encoder, relevance)
     if not config.release.source.reveals:
         data["forget"] = forget_examples(context, 1, [])
-    start_folder(folder, config, {name: text_hash([e.prompt + e.response for e in data[name]]) for name in data})
-    borrow(folder, config, () if given else siblings)  # an object holds what no configuration tells apart
-    checkpoints = Checkpoints(folder / "checkpoints")
-    try:
-        saved = set(checkpoints.saved())
-        log = MetricsLog(folder, lambda round_index, stage: stage_number(round_index, stage) in saved)
-        yield dataclasses.replace(context, log=log.write), checkpoints
-    finally:
-        checkpoints.close()
+    with locked(folder):
+        check_config(folder, config)  # another process may have begun and ended in the meantime
+        start_folder(folder, config, {name: text_hash([e.prompt + e.response for e in data[name]]) for name in data})
+        borrow(folder, config, () if given else siblings)  # an object holds what no configuration tells apart
+        checkpoints = Checkpoints(folder / "checkpoints")
+        try:
+            saved = set(checkpoints.saved())
+            log = MetricsLog(folder, lambda round_index, stage: stage_number(round_index, stage) in saved)
+            yield dataclasses.replace(context, log=log.write), checkpoints
+        finally:
+            checkpoints.close()
 
 
 def _silent(what: str, done: int, of: int) -> None:
@@ -202,7 +206,7 @@ def load_deltas(folder: Path, round_index: int | None = None) -> tuple[Adapter |
         round_index = RunSummary.read(folder).selected_round
     if round_index == 0:
         return None, config, 0
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         number = stage_number(round_index, "compose")
         if round_index < 0 or number not in checkpoints.saved():

@@ -141,7 +141,7 @@ def draw_surface(
 def _stages(folder: Path, config: RunConfig, number: int) -> tuple[Stage, Stage, list[Revealed]]:
     """Returns the train and compose stages of a round, and what it was trained on: found in it or, if it did not
     search, in the last round before that did."""
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         trained, composed = (checkpoints.restore(stage_number(number, name)) for name in ("train", "compose"))
         if not config.release.source.reveals:

@@ -16,6 +16,7 @@ from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import differing_keys
 from rr_jax.runs.context import Context
 from rr_jax.runs.folder import note_seconds
+from rr_jax.runs.lock import locked
 from rr_jax.runs.loop import Progress, load_model, open_run
 from rr_jax.runs.reuse import needed_stages, stage_key, stage_path, without
 from rr_jax.runs.rounds import saved_or_computed
@@ -112,10 +113,11 @@ def train_together(
             continue
         start = time.perf_counter()
         result = finish_training(context, 1, lm.params, prepared, adapters)
-        checkpoints = Checkpoints(context.folder / "checkpoints")
-        try:
-            checkpoints.save(stage_number(1, "train"), result)
-        finally:
-            checkpoints.close()
-        note_seconds(context.folder, "round 1, train", before + share + time.perf_counter() - start)
+        with locked(context.folder):
+            checkpoints = Checkpoints(context.folder / "checkpoints")
+            try:
+                checkpoints.save(stage_number(1, "train"), result)
+            finally:
+                checkpoints.close()
+            note_seconds(context.folder, "round 1, train", before + share + time.perf_counter() - start)
     return of
