@@ -385,15 +385,24 @@ def invoke(arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """Runs the command line: an error or an interruption is one line, and the exit code 2 or 130."""
+    """Runs the command line: an error is one line and exit code 2, Ctrl-C one line and 130, SIGTERM the same and 143."""
     arguments = sys.argv[1:] or ["--help"]
     resumes = "; the same command resumes from the last finished stage" if arguments[0] in ("run", "sweep") else ""
 
+    asked: list[int] = []  # the number of a signal that is no Ctrl-C
+
+    def terminate(number: int, _: object) -> NoReturn:
+        asked.append(number)
+        raise KeyboardInterrupt  # from here on as Ctrl-C: what is open is closed
+
     def stop(*_: object) -> NoReturn:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses twice gets the same line
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # whoever presses twice gets the same line
         notes.show_cursor()
         print(f"rr-jax: stopped{resumes}", file=sys.stderr)
-        _leave(130)
+        _leave(128 + asked[0] if asked else 130)
+
+    signal.signal(signal.SIGTERM, terminate)
 
     def swallowed(found: Any) -> None:
         """Ends the process where an interruption met a callback of the garbage collector: Python does not pass it on."""

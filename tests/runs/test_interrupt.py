@@ -1,4 +1,4 @@
-"""Ctrl-C: one line that says how to go on, exit code 130, and a run that does go on."""
+"""Ctrl-C and SIGTERM: one line that says how to go on, exit code 130 or 143, and a run that does go on."""
 
 import os
 import signal
@@ -32,12 +32,12 @@ def start(*arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def interrupt_when(process, path):
-    """Sends SIGINT as soon as a path is there; the exit code and the lines on stderr."""
+def interrupt_when(process, path, number=signal.SIGINT):
+    """Sends a signal as soon as a path is there; the exit code and the lines on stderr."""
     end = time.monotonic() + 240
     while not path.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert path.exists(), errors
     return process.returncode, errors.splitlines()
@@ -46,13 +46,21 @@ def interrupt_when(process, path):
 STAGES = ["config.yaml", "search_01.partial.jsonl", "checkpoints/1", "checkpoints/3", "checkpoints/6"]
 
 
-@pytest.mark.parametrize("points", [STAGES[:1], pytest.param(STAGES, marks=pytest.mark.slow)], ids=["one", "five"])
-def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, points):
+@pytest.mark.parametrize(
+    ("points", "number"),
+    [
+        (STAGES[:1], signal.SIGINT),
+        (STAGES[:1], signal.SIGTERM),
+        pytest.param(STAGES, signal.SIGINT, marks=pytest.mark.slow),
+    ],
+    ids=["one", "terminated", "five"],
+)
+def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, points, number):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny.run_config(tmp_path / "run", folder)))
     command = ("run", tmp_path / "config.yaml")
     for point in points:
-        code, lines = interrupt_when(start(*command), tmp_path / "run" / point)
-        assert code == 130, (point, lines)
+        code, lines = interrupt_when(start(*command), tmp_path / "run" / point, number)
+        assert code == 128 + number, (point, lines)  # 130 and 143
         assert lines[-1] == STOPPED and not any("Traceback" in line for line in lines), (point, lines)
     finished = rr_jax(*command)
     assert finished.returncode == 0, finished.stderr
