@@ -274,10 +274,13 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Writes a round's model as a Hugging Face folder, or all its rounds' updates as one exact PEFT adapter."""
+    from rr_jax import __version__
     from rr_jax.lora import algebra
     from rr_jax.lora.peft import save_peft
-    from rr_jax.models.hub import model_folder, read_config, save
+    from rr_jax.models.hub import model_folder, read_config, read_generation, save
+    from rr_jax.reporting.card import model_card
     from rr_jax.runs.loop import load_deltas, load_round, model_source
+    from rr_jax.runs.results import RunSummary
 
     if to not in ("merged", "adapter"):
         raise ValueError(f"--to is {to!r}, expected 'merged' or 'adapter'")
@@ -294,16 +297,20 @@ def export(
         raise ValueError(
             f"{folder}: {which}, as no strength kept within the budgets; this is the base model (--round 0 exports that)"
         )
+    source = model_folder(model_source(config), config.revision)
+    # A path inside this installation would mean nothing elsewhere.
+    base = "rr-jax-testbed" if config.model == "testbed" else config.model
+    summary = RunSummary.read(folder) if (folder / RunSummary.FILE).exists() else None
+    library = "transformers" if to == "merged" else "peft"
+    card = model_card(config, summary, number, base, library, __version__)
     if to == "merged":
-        save(load_round(folder, number)[0], target)
+        save(load_round(folder, number)[0], target, generation=read_generation(source), card=card)
         console.print(f"round {number} of {folder} written to {target}")
         return
     if deltas is None:
         raise ValueError(f"round 0 of {folder} is the base model: there is nothing for an adapter to hold")
     small, error = algebra.compact(deltas)
-    # A path inside this installation would mean nothing elsewhere.
-    base = "rr-jax-testbed" if config.model == "testbed" else config.model
-    save_peft(target, small, read_config(model_folder(model_source(config), config.revision)), base)
+    save_peft(target, small, read_config(source), base, card)
     before, after = max(algebra.rank(deltas).values()), max(algebra.rank(small).values())
     console.print(
         f"rounds 1 to {number} of {folder} written to {target} as one adapter: rank {before} to {after}, "

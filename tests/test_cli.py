@@ -1,6 +1,7 @@
 """The command line: bad input is one line and exit code 2, and nothing is left behind."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -164,6 +165,9 @@ def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_pat
     torch = pytest.importorskip("torch")
     import transformers
 
+    settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.2}
+    folder = shutil.copytree(folder, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2} | settings))
     config = tiny.run_config(tmp_path / "run", folder, rounds=1)
     del config["release"]["adapter"]["targets"]
     summary = rounds.run(parse_config(config))
@@ -171,6 +175,15 @@ def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_pat
     done = rr_jax("export", tmp_path / "run", tmp_path / "merged", "--round", 1, "--to", "merged")
     assert done.returncode == 0, done.stderr
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    kept = model.generation_config.to_dict()  # decoded elsewhere as the base model is
+    assert {name: kept[name] for name in settings} == settings
+    assert (kept["bos_token_id"], kept["eos_token_id"]) == (1, 2)
+    card = (tmp_path / "merged" / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert header == {"base_model": str(folder), "library_name": "transformers", "tags": ["machine-unlearning"]}
+    measured = summary.rounds[0].metrics["forget"]
+    assert f"| forget | forget | {summary.base['forget'].value:.3f}" in card
+    assert f"{measured.value:.3f}" in card and f"| {measured.n} |" in card and "round 1 of a run with seed 0" in card
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "merged").get_vocab() == tiny.tokenizer().get_vocab()
     tokens = np.arange(3, 40)[None, :]
     with torch.no_grad():
@@ -195,6 +208,7 @@ def test_an_exported_round_gives_the_same_logits_in_transformers(folder, tmp_pat
     assert "rank 6 to 6, largest relative error" in done.stdout and done.stdout.count("\n") == 1
     written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert written["base_model_name_or_path"] == str(folder)
+    assert "library_name: peft" in (tmp_path / "adapter" / "README.md").read_text()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns of its own use of transformers
         base = transformers.AutoModelForCausalLM.from_pretrained(folder)

@@ -89,7 +89,9 @@ def load_peft(folder: str | Path, config: ModelConfig) -> Adapter:
     return {name: _stack(parts[name], linear_shapes(config)[name], config.num_layers) for name in parts}
 
 
-def save_peft(folder: str | Path, adapter: Adapter, config: ModelConfig, base_model: str | None = None) -> None:
+def save_peft(
+    folder: str | Path, adapter: Adapter, config: ModelConfig, base_model: str | None = None, card: str | None = None
+) -> None:
     """Writes an adapter that PEFT (and `load_peft`) reads, with lora_alpha = rank: the scale is in the factors.
 
     Args:
@@ -97,6 +99,7 @@ def save_peft(folder: str | Path, adapter: Adapter, config: ModelConfig, base_mo
       adapter: any modules and ranks.
       config: of the model it is for.
       base_model: what PEFT is to load it onto, a folder or hub id.
+      card: text of a README.md.
 
     Raises:
       ValueError: the folder holds something, or a module is not one of the model's.
@@ -141,6 +144,8 @@ def save_peft(folder: str | Path, adapter: Adapter, config: ModelConfig, base_mo
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    if card is not None:
+        (folder / "README.md").write_text(card, encoding="utf-8")
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors writes for the owner alone
 

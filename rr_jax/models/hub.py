@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 _HUB_PATTERNS = ["*.json", "model*.safetensors", "tokenizer*", "*.model", "vocab*", "merges.txt", "*.jinja"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_TOKENS = ("bos_token_id", "eos_token_id")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # Rotary tables and causal masks that old checkpoints hold as if they were weights.
 _BUFFERS = re.compile(r"rotary_emb\.inv_freq$|attn\.(masked_)?bias$|attention\.(masked_)?bias$")
@@ -92,6 +94,8 @@ def save(
     folder: str | os.PathLike[str],
     dtype: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
+    generation: Mapping[str, Any] | None = None,
+    card: str | None = None,
 ) -> None:
     """Writes a folder that transformers (and `load`) reads. Either all of it is there at the end, or none of it.
 
@@ -100,6 +104,9 @@ def save(
       folder: must not exist or be empty.
       dtype: of the weights in the file, one of `DTYPES`; by default that of the embeddings in memory.
       max_shard_bytes: weights beyond this go to further files, with an index. One tensor is never split.
+      generation: the fields of generation_config.json, such as `read_generation` gives of the model that this one was made
+        of; the special tokens are those of the config.
+      card: text of a README.md.
 
     Raises:
       ValueError: the folder holds something, or the parameters are not those of the config.
@@ -113,14 +120,16 @@ def save(
     name = dtype or str(lm.params["embed"].dtype)
     pad = getattr(lm.tokenizer, "pad_token_id", None)
     config = {**families.config_to_hf(lm.config), "dtype": name, "pad_token_id": pad}
-    tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id") if config[key] is not None}
+    tokens = {key: config[key] for key in (*_TOKENS, "pad_token_id") if config[key] is not None}
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         _write_json(partial / "config.json", config)
-        _write_json(partial / "generation_config.json", tokens)
+        _write_json(partial / "generation_config.json", {**(generation or {}), **tokens})
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
         if lm.tokenizer is not None:
             lm.tokenizer.save_pretrained(partial)
         _write_weights(partial, lm, np.dtype(jnp.dtype(name)), max_shard_bytes)
@@ -135,11 +144,17 @@ def save(
 def read_config(folder: Path) -> ModelConfig:
     """Reads the ModelConfig of a folder. End-of-text ids come from generation_config.json where that lists them."""
     hf = weights.read_json(folder / "config.json")
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        found = weights.read_json(generation)
-        hf |= {key: found[key] for key in ("bos_token_id", "eos_token_id") if found.get(key) is not None}
-    return families.config_from_hf(hf)
+    found = read_generation(folder)
+    return families.config_from_hf(hf | {key: found[key] for key in _TOKENS if found.get(key) is not None})
+
+
+def read_generation(folder: Path) -> dict[str, Any]:
+    """Returns what generation_config.json says, such as a temperature or a repetition penalty; nothing where there is none.
+
+    It is for export: generation here goes by its own arguments, and of these fields takes the special tokens alone.
+    """
+    path = folder / "generation_config.json"
+    return weights.read_json(path) if path.is_file() else {}
 
 
 def model_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:
