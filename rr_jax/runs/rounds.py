@@ -193,7 +193,9 @@ def _release(
     number, before, revealed = found.round_index, carried.deltas, list(carried.revealed)
     trained = stage(number, "train", partial(train_stage, context, number, before, revealed, carried.forget_adapters))
     composed = stage(
-        number, "compose", partial(compose_stage, context, number, before, trained, summary.base_validation)
+        number,
+        "compose",
+        partial(compose_stage, context, number, before, trained, summary.base_validation, carried.forget_adapters),
     )
     result = _composed(context, found, trained, composed)
     if not result.accepted:

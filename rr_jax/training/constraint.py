@@ -126,7 +126,7 @@ class Constraint(Section):
     # the repair adapter's A that moves), or of the dominant directions of retain activations (null_space).
     projection: Annotated[str, known(PROJECTIONS, NONE)] = NONE
     directions: PositiveInt = 32  # dominant directions of each module's inputs, for activations and null_space
-    memory: bool = False  # the forget adapter is held apart from those of earlier rounds too
+    memory: bool = False  # forget and repair adapter are held apart from the forget adapters of earlier rounds too
 
     @property
     def _penalty(self) -> Penalty | None:

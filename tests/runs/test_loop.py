@@ -328,7 +328,7 @@ def test_interference_is_measured_on_held_out_texts_and_logged(folder, tmp_path,
 
 @pytest.mark.parametrize("constraint", [{"penalty": "olora"}, {"penalty": "activations", "directions": 2}])
 def test_what_each_training_is_held_apart_from(folder, tmp_path, monkeypatch, constraint):
-    """The second round's forget adapter from the first's, each repair from the forget adapter of its round."""
+    """The second round's forget adapter and repairs from the first's, each repair from the forget adapter of its round."""
     jobs = noted_jobs(monkeypatch)
     config = tiny.run_config(tmp_path / "run", folder)
     config["release"]["orthogonality"] = constraint | {"memory": constraint["penalty"] == "olora"}
@@ -341,10 +341,12 @@ def test_what_each_training_is_held_apart_from(folder, tmp_path, monkeypatch, co
     assert len(repairs) == 4  # two strengths in each round
     for number, job in enumerate(repairs):
         jax.tree.map(np.testing.assert_array_equal, job.references.anchor, forget[1 + number // 2])
+    assert [job.references.memory for job in repairs[:2]] == [None, None]
     if constraint["penalty"] == "olora":
-        for name, module in second.references.memory.items():
-            dense, expected = (m["a"] @ m["b"] for m in (module, forget[1][name]))
-            np.testing.assert_allclose(dense, expected, rtol=1e-6)
+        for later in (second, *repairs[2:]):
+            for name, module in later.references.memory.items():
+                dense, expected = (m["a"] @ m["b"] for m in (module, forget[1][name]))
+                np.testing.assert_allclose(dense, expected, rtol=1e-6)
         assert first.references.directions is None and {job.constraint.penalty for job in repairs} == {"olora"}
         logged = {1: {}, 2: {}}
         for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
@@ -355,6 +357,7 @@ def test_what_each_training_is_held_apart_from(folder, tmp_path, monkeypatch, co
                 assert logged[2][f"memory/olora/{name}/{layer}"] == pytest.approx(float(value))
     else:  # of what the forget adapter reads alone: a repair must read what it repairs
         assert first.references.directions.keys() == forget[1].keys()
+        assert not any(job.references.memory for job in repairs)
         assert first.constraint.penalty == "activations" and {job.constraint.penalty for job in repairs} == {"none"}
         for name, values in activations_by_layer(forget[1], first.references.directions).items():
             np.testing.assert_allclose(summary.rounds[0].layers["activations"][name], values, rtol=1e-5)

@@ -1,6 +1,7 @@
 """The compose stage: goes up a grid of strengths on validation data, repairs where asked to, and chooses one."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -46,14 +47,20 @@ class Outcome(NamedTuple):
 
 
 def compose_stage(
-    context: Context, round_index: int, deltas: Adapter | None, trained: Stage, base_metrics: dict[str, Metric]
+    context: Context,
+    round_index: int,
+    deltas: Adapter | None,
+    trained: Stage,
+    base_metrics: dict[str, Metric],
+    earlier: Sequence[Adapter] = (),
 ) -> Stage:
     """Returns the deltas with the forget adapter applied and retain adapters added, at strengths chosen on validation data.
 
-    `next_strength` says which strengths are measured.
+    `next_strength` says which strengths are measured. `earlier` are the forget adapters of the rounds before, which a
+    constraint with a memory holds the repair apart from too.
     """
     config, section = context.config, context.config.release.strength
-    build = _builder(context, round_index, deltas, trained.arrays)
+    build = _builder(context, round_index, deltas, trained.arrays, earlier)
     held_out = held_out_rows(context)
     added = sorted(section.retain) if config.release.place.adds else [0.0]
     outcomes: list[Outcome] = []
@@ -69,7 +76,13 @@ def compose_stage(
     return _chosen(context, round_index, deltas, outcomes, base_metrics, held_out)
 
 
-def _builder(context: Context, round_index: int, deltas: Adapter | None, trained: dict[str, Adapter]) -> Any:
+def _builder(
+    context: Context,
+    round_index: int,
+    deltas: Adapter | None,
+    trained: dict[str, Adapter],
+    earlier: Sequence[Adapter],
+) -> Any:
     """Returns a function of both strengths that composes, and repairs once for all strengths of one repair."""
     release, scale = context.config.release, context.scale
 
@@ -82,7 +95,8 @@ def _builder(context: Context, round_index: int, deltas: Adapter | None, trained
 
     @lru_cache(maxsize=1)  # several strengths of one repair follow each other
     def repaired(forget_strength: float, beside_strength: float) -> Adapter:
-        return repair(context, round_index, changed(forget_strength, beside_strength), trained[FORGET], forget_strength)
+        whole, forget = changed(forget_strength, beside_strength), trained[FORGET]
+        return repair(context, round_index, whole, forget, forget_strength, earlier)
 
     def build(forget_strength: float, retain_strength: float) -> Composed:
         whole = changed(forget_strength, retain_strength)
@@ -95,8 +109,16 @@ def _builder(context: Context, round_index: int, deltas: Adapter | None, trained
     return build
 
 
-def repair(context: Context, round_index: int, changed: Adapter, forget: Adapter, forget_strength: float) -> Adapter:
-    """Returns a retain adapter trained on the changed weights and held apart from the forget adapter.
+def repair(
+    context: Context,
+    round_index: int,
+    changed: Adapter,
+    forget: Adapter,
+    forget_strength: float,
+    earlier: Sequence[Adapter] = (),
+) -> Adapter:
+    """Returns a retain adapter trained on the changed weights and held apart from the forget adapter, and with a memory
+    from those of earlier rounds.
 
     So it repairs what was damaged without going back along what was forgotten. What looks at activations concerns what
     the forget adapter reads, and nothing here.
@@ -115,7 +137,9 @@ def repair(context: Context, round_index: int, changed: Adapter, forget: Adapter
         section=section,
         scale=context.scale,
         constraint=release.orthogonality.of_pairs(),
-        references=References(anchor=forget),
+        references=References(
+            anchor=forget, memory=add(*earlier) if release.orthogonality.memory and earlier else None
+        ),
         seed=derive_seed(context.config.seed, "release/repair", round_index),
         log=log,
     )
