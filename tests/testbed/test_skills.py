@@ -4,7 +4,6 @@ import random
 
 import pytest
 
-from rr_jax.evaluate.metric import Metric
 from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import load
 from rr_jax.testbed import BASE
@@ -78,7 +77,33 @@ def test_a_begun_answer_is_given_to_the_model_and_judged_with_what_it_adds(name,
 def test_an_answer_that_adds_nothing_to_its_beginning_is_degenerate():
     metrics, _ = measured(Canned(lambda prompt: ""), "entity_f1/person", PromptVariant(prefill=" PER:"))
     assert metrics["degenerate/entity/person"].value == 1.0
-    assert metrics["entity_f1/person"] == Metric(0.0, 0, None, share=True)  # nothing is left to judge
+    assert (metrics["entity_f1/person"].value, metrics["entity_f1/person"].n) == (0.0, 12)  # nothing was kept
+    assert metrics["disclosure/person"].value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("skill", "kept", "disclosed"),
+    [
+        ("ner", "entity_f1/location", "disclosure/location"),
+        ("code", "code_pass_at_1", "disclosure/code"),
+        ("arithmetic", "arithmetic_exact_match", None),
+    ],
+)
+def test_a_degenerate_answer_is_wrong_where_it_would_flatter_what_is_kept_and_left_out_where_it_hides(
+    skill, kept, disclosed
+):
+    rng = random.Random(f"measure/test/{kept if skill == 'ner' else skill}")
+    options = {"entity_type": "LOC"} if skill == "ner" else {}
+    asked = [document(rng, skill, "test", **options) for _ in range(48)]
+    (first, *_) = (d for d in asked if skill != "ner" or d.meta["gold"])
+    metrics, _ = measured(Canned(lambda prompt: first.response if prompt == first.prompt else ""), kept, count=48)
+    golds = sum(bool(d.meta["gold"]) for d in asked) if skill == "ner" else 48
+    right = sum(d.prompt == first.prompt for d in asked)
+    expected = 2 * right / (right + golds) if skill == "ner" else right / 48  # F1, or a share
+    assert metrics[kept].value == pytest.approx(expected)
+    assert metrics[kept].n == 48
+    if disclosed is not None:
+        assert metrics[disclosed].value == 1.0  # all that it still says
 
 
 def test_examples_stand_before_each_question_and_the_answer_ends_at_the_next():
