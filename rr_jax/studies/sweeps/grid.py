@@ -122,9 +122,18 @@ def _check_owned(sweep: SweepConfig, path: Path) -> None:
 
 
 def _check_distinct(cells: Sequence[Cell], path: Path) -> None:
-    """Refuses two combinations that are the same run."""
+    """Refuses two combinations that are the same run, or whose labels make the same folder."""
     known: dict[str, Cell] = {}
+    folders: dict[str, Cell] = {}
     for cell in cells:
+        # a file system may not tell upper case from lower
+        twin = folders.setdefault(cell.config.out.casefold(), cell)
+        if twin is not cell:
+            one, other = (" · ".join(one.labels.values()) for one in (twin, cell))
+            raise ValueError(
+                f"sweep {path}: {one!r} and {other!r} would share the folder {cell.config.out}: give labels that differ in "
+                "letters, digits or dots"
+            )
         key = json.dumps(without(plain(cell.config), ["out"]), sort_keys=True)
         twin = known.setdefault(key, cell)
         if twin is not cell:

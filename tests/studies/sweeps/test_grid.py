@@ -301,6 +301,11 @@ def test_a_run_that_was_not_accepted_counts_as_the_base_model():
             "overrides has 'out', which the sweep's own 'out' gives to every run",
         ),
         (
+            {"axes": {"a": {"x y": {"rounds": 1}, "X_y": {"rounds": 2}}}},
+            [],
+            "'x y' and 'X_y' would share the folder .*X_y-seed0: give labels that differ in letters",
+        ),
+        (
             {"axes": {"a": {"x": {}, "y": {"rounds": 1}}}},
             [],
             "'x' and 'y' are the same configuration",
