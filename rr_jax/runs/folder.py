@@ -9,7 +9,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,37 @@ def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of a JSON-lines file; a last line cut off by a killed process is left out."""
-    if not path.exists():
-        return []
+    """Returns the records of a JSON-lines file; a last line cut off by a killed process is left out.
+
+    Raises:
+      ValueError: another line is damaged; names the file and the line.
+    """
     records = []
-    for line in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: a text may hold other line ends
+    for number, record in parsed_lines(path):
+        if isinstance(record, str):
+            raise ValueError(f"{path}, line {number}: expected a JSON object, found {record[:60]!r}")
+        records.append(record)
+    return records
+
+
+def parsed_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Gives the lines of a JSON-lines file with their numbers: records, and as texts the damaged ones.
+
+    A last line that was cut off is not given.
+    """
+    if not path.exists():
+        return
+    # not splitlines: a text may hold other line ends; a byte that is no text damages its own line alone
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = line
+        if isinstance(record, dict) or number < len(lines):
+            yield number, record if isinstance(record, dict) else line
 
 
 def check_config(folder: Path, config: RunConfig) -> None:
@@ -181,6 +201,23 @@ def write_revealed(folder: Path, round_index: int, collected: Collection, keep: 
 def sha256(text: str) -> str:
     """Returns the SHA-256 hex digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def set_damage_aside(folder: Path) -> None:
+    """Moves damaged lines of metrics.jsonl into metrics.damaged.txt, with a warning; the others stay as they are."""
+    path, aside = folder / "metrics.jsonl", folder / "metrics.damaged.txt"
+    whole: list[dict[str, Any]] = []
+    damaged: list[str] = []
+    for _, record in parsed_lines(path):
+        if isinstance(record, dict) and {"round", "stage", "step"} <= record.keys():
+            whole.append(record)
+        else:
+            damaged.append(record if isinstance(record, str) else json.dumps(record))
+    if damaged:
+        with aside.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in damaged)
+        write_lines(path, whole)
+        warnings.warn(f"{path}: {len(damaged)} damaged lines were set aside in {aside}", stacklevel=2)
 
 
 class MetricsLog:

@@ -23,7 +23,7 @@ from rr_jax.runs.checks import check_paths, check_retain, check_run
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import load_config
 from rr_jax.runs.context import Context, released_model
-from rr_jax.runs.folder import MetricsLog, check_config, read_run, start_folder
+from rr_jax.runs.folder import MetricsLog, check_config, read_run, set_damage_aside, start_folder
 from rr_jax.runs.lock import locked, refuse_in_use
 from rr_jax.runs.results import RunSummary
 from rr_jax.runs.reuse import borrow
@@ -136,6 +136,7 @@ def open_run(
     with locked(folder):
         check_config(folder, config)  # another process may have begun and ended in the meantime
         start_folder(folder, config, {name: text_hash([e.prompt + e.response for e in data[name]]) for name in data})
+        set_damage_aside(folder)
         borrow(folder, config, () if given else siblings)  # an object holds what no configuration tells apart
         checkpoints = Checkpoints(folder / "checkpoints")
         try:

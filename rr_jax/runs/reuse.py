@@ -14,7 +14,7 @@ from typing import Any
 from rr_jax.runs.checkpoint import STAGES, stage_number
 from rr_jax.runs.config import RunConfig
 from rr_jax.runs.config_file import plain
-from rr_jax.runs.folder import read_json, read_lines, read_run, write_json, write_lines
+from rr_jax.runs.folder import parsed_lines, read_json, read_lines, read_run, write_json, write_lines
 
 # What a stage of the first round, and all that it builds on, does NOT read. Said this way round so that a new key counts
 # as read, and costs time rather than exactness, until somebody looks.
@@ -133,7 +133,8 @@ def _take(stage: str, source: Path, folder: Path, scratch: Path) -> None:
     if stage == "reveal":  # a search of its own that was interrupted
         (folder / "search_01.partial.jsonl").unlink(missing_ok=True)
     round_index = 0 if stage == "base" else 1
-    of_stage = [line for line in read_lines(source / "metrics.jsonl") if _is_of(line, round_index, stage)]
+    lines = (line for _, line in parsed_lines(source / "metrics.jsonl"))
+    of_stage = [line for line in lines if isinstance(line, dict) and _is_of(line, round_index, stage)]
     others = [line for line in read_lines(folder / "metrics.jsonl") if not _is_of(line, round_index, stage)]
     write_lines(folder / "metrics.jsonl", others + of_stage)
     there, here = (read_json(path / "manifest.json") for path in (source, folder))
@@ -150,4 +151,4 @@ def _take(stage: str, source: Path, folder: Path, scratch: Path) -> None:
 
 
 def _is_of(line: dict[str, Any], round_index: int, stage: str) -> bool:
-    return (line["round"], line["stage"]) == (round_index, stage)
+    return (line.get("round"), line.get("stage")) == (round_index, stage)

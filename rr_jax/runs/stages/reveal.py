@@ -11,7 +11,7 @@ from rr_jax.reveal.recall import disclosed_facts
 from rr_jax.reveal.search import search
 from rr_jax.runs.checkpoint import Stage
 from rr_jax.runs.context import Context
-from rr_jax.runs.folder import append_lines, read_lines, sha256, write_revealed
+from rr_jax.runs.folder import append_lines, parsed_lines, sha256, write_lines, write_revealed
 
 
 def reveal_stage(context: Context, round_index: int, deltas: Adapter | None) -> Stage:
@@ -30,7 +30,13 @@ def reveal_stage(context: Context, round_index: int, deltas: Adapter | None) -> 
         relevance=context.relevance,
     )
     memory = context.folder / f"search_{round_index:02d}.partial.jsonl"  # scores and indices, never text
-    known = read_lines(memory)
+    known: list[dict[str, Any]] = []
+    for _, line in parsed_lines(memory):  # what follows a damaged line was chosen by what it held
+        if isinstance(line, str):
+            break
+        known.append(line)
+    if memory.exists():
+        write_lines(memory, known)  # so that nothing is appended to a line that was cut off
     found = search(
         model,
         judge,
