@@ -218,6 +218,7 @@ def generate(
     """Continues prompts, as they are decoded; of a run, with the base model and then with the round's."""
     from rr_jax import load
     from rr_jax.generation.generator import Generator
+    from rr_jax.generation.likelihood import check_logits
     from rr_jax.generation.prompts import encode_prompts
     from rr_jax.generation.sampling import make_sampling
     from rr_jax.generation.stream import stream_text
@@ -242,7 +243,10 @@ def generate(
                 after = guarded(make_task(config.task, lm.tokenizer, config.seed), lm, guard)
             models = {"before: ": Generator(load_round(source, 0, display)[0]), "after: ": after}
         else:
-            models = {"": Generator(load(source, chat=chat, progress=partial(display, f"loading {source}")))}
+            lm = load(source, chat=chat, progress=partial(display, f"loading {source}"))
+            if lm.tokenizer is not None:
+                check_logits(lm, source)
+            models = {"": Generator(lm)}
     if is_run and number == 0:
         selected = "" if round_index == 0 else "no round was selected, as none kept within the budgets: "
         notes.print(f"{selected}round 0 is the base model, so before and after are the same")

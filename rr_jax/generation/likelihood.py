@@ -61,6 +61,22 @@ def response_nll(
     return found
 
 
+def check_logits(lm: LanguageModel, name: str) -> None:
+    """Refuses a model that computes NaN or infinity: it would answer with empty texts, and look as if it had forgotten.
+
+    Args:
+      lm: a language model with a tokenizer.
+      name: of the model, for the message.
+
+    Raises:
+      ValueError: its logits of a short text are not finite.
+    """
+    if not np.isfinite(response_nll(lm, ["A"], [" dog."])).all():
+        dtype = lm.params["embed"].dtype
+        hint = "; its activations may be beyond that dtype: try float32 or bfloat16" if dtype == jnp.float16 else ""
+        raise ValueError(f"model: {name} computes logits that are not finite in {dtype}{hint}")
+
+
 @jax.jit
 def _row_nll(
     params: Params,

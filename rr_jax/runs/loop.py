@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from rr_jax.data.sources import text_hash
+from rr_jax.generation.likelihood import check_logits
 from rr_jax.models.encoders.hub import Encoder, load_encoder
 from rr_jax.models.hub import LanguageModel, load
 from rr_jax.models.spec import Adapter
@@ -45,12 +46,13 @@ def load_model(config: RunConfig, progress: Progress | None = None) -> LanguageM
     """Loads the model of a configuration; `progress` as for `run`.
 
     Raises:
-      ValueError: when it cannot be loaded, or has no tokenizer.
+      ValueError: when it cannot be loaded, has no tokenizer, or computes no finite numbers.
     """
     note = None if progress is None else partial(progress, f"loading {config.model}")
     lm = load(model_source(config), dtype=config.dtype, revision=config.revision, chat=config.chat, progress=note)
     if lm.tokenizer is None:
         raise ValueError(f"model: {config.model} has no tokenizer, which a run needs")
+    check_logits(lm, config.model)
     return lm
 
 

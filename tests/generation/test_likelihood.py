@@ -1,11 +1,14 @@
 """The likelihood of responses against logits of `forward`, token by token, in float64."""
 
+import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rr_jax.generation.likelihood import response_nll
+from rr_jax.generation.likelihood import check_logits, response_nll
 from tests.jitted import forward
 
 
@@ -48,3 +51,14 @@ def test_nothing_and_too_much(lm: Any) -> None:
         response_nll(lm, ["a", "b"], ["c"])
     with pytest.raises(ValueError, match="prompt and response 0 have 131 tokens, expected at most the model's 128"):
         response_nll(lm, ["w1 " * 100], ["w2 " * 30])
+
+
+def test_a_model_whose_activations_overflow_is_refused(lm: Any) -> None:
+    """As Gemma does in float16: every weight is finite and no logit is."""
+    check_logits(lm, "tiny")
+    layers = lm.params["layers"]
+    loud = layers | {name: jnp.full_like(layers[name], 300.0) for name in ("up", "gate")}
+    halved = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), lm.params | {"layers": loud})
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(halved))
+    with pytest.raises(ValueError, match="tiny computes logits that are not finite in float16; its activations may be"):
+        check_logits(dataclasses.replace(lm, params=halved), "tiny")
