@@ -306,7 +306,8 @@ def export(
     base = "rr-jax-testbed" if config.model == "testbed" else config.model
     summary = RunSummary.read(folder) if (folder / RunSummary.FILE).exists() else None
     library = "transformers" if to == "merged" else "peft"
-    card = model_card(config, summary, number, base, library, __version__)
+    known = Path(base).name if Path(base).expanduser().is_dir() else base  # a path would mean nothing elsewhere
+    card = model_card(config, summary, number, known, library, __version__)
     if to == "merged":
         save(load_round(folder, number)[0], target, generation=read_generation(source), card=card)
         console.print(f"round {number} of {folder} written to {target}")

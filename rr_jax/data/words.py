@@ -8,13 +8,18 @@ a run of letters, marks, digits and underscores. Knows characters only, no langu
 import regex
 
 _SCRIPTS = ("Han", "Hiragana", "Katakana", "Bopomofo", "Yi", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan", "Javanese")
-_ALONE = "[" + "".join(rf"\p{{Script={script}}}" for script in _SCRIPTS) + "]"  # a letter that is a word by itself
-_UNIT = rf"(?=\w){_ALONE}\p{{M}}*"
-_WORD = regex.compile(rf"{_UNIT}|(?:(?!(?=\w){_ALONE})[\w\p{{M}}])+")
-_TOKEN = regex.compile(rf"{_WORD.pattern}|[^\w\s\p{{M}}]")
-_LETTERS = regex.compile(rf"{_UNIT}|(?:(?!(?=\w){_ALONE})(?:[^\W\d_]|\p{{M}}))+")
-_PIECE = regex.compile(rf"{_UNIT}[^\w\s\p{{M}}]*|(?:(?!(?=\w){_ALONE})\S)+")
-_JOINED = rf"(?:(?!(?=\w){_ALONE})[\w\p{{M}}])"  # a character that goes on with the word beside it
+_CHARACTER = r"[\p{L}\p{N}_]"
+_MARK = r"(?:(?![\ufe0e\ufe0f])\p{M})"  # those two say how the sign before them is drawn
+# a letter that is a word by itself; by the extensions of its script, as the long vowel mark of Kana is common to two
+_ALONE = rf"(?:(?={_CHARACTER})[{''.join(rf'{chr(92)}p{{scx={script}}}' for script in _SCRIPTS)}])"
+_OTHER = rf"(?:(?!{_ALONE}){_CHARACTER})"  # one that goes on with the word beside it
+_UNIT = rf"{_ALONE}{_MARK}*"
+_WORD = regex.compile(rf"{_UNIT}|{_OTHER}(?:{_OTHER}|{_MARK})*")
+_TOKEN = regex.compile(rf"{_WORD.pattern}|[^\p{{L}}\p{{N}}_\s\p{{M}}]")
+_LETTERS = regex.compile(rf"(?![\p{{N}}_])(?:{_UNIT}|{_OTHER}(?:(?![\p{{N}}_]){_OTHER}|{_MARK})*)")
+_SIGN = r"[^\p{L}\p{N}_\s\p{M}]"
+_PIECE = regex.compile(rf"{_SIGN}*{_UNIT}{_SIGN}*|(?:(?!{_ALONE})\S)+")
+_ENDS_ALONE = regex.compile(rf"{_UNIT}$")
 
 
 def words(text: str) -> list[str]:
@@ -42,7 +47,7 @@ def opening(text: str, count: int) -> str | None:
 
 def joined(one: str, other: str) -> str:
     """Returns one text after the other, with a space between them where their script has spaces."""
-    apart = one and other and not regex.search(rf"{_ALONE}\p{{M}}*$", one) and not regex.match(_ALONE, other)
+    apart = one and other and not _ENDS_ALONE.search(one) and not regex.match(_ALONE, other)
     return f"{one} {other}" if apart else one + other
 
 
@@ -51,6 +56,6 @@ def whole(word: str) -> str:
 
     A word may begin or end with any sign. On a side where its script has no spaces, anything may stand beside it.
     """
-    before = "" if regex.match(_ALONE, word) else rf"(?<!{_JOINED})"
-    after = "" if regex.search(rf"{_ALONE}\p{{M}}*$", word) else rf"(?!{_JOINED})"
+    before = "" if regex.match(_ALONE, word) else rf"(?<!{_OTHER}{_MARK}*)"
+    after = "" if _ENDS_ALONE.search(word) else rf"(?!{_OTHER}|{_MARK})"
     return f"{before}{regex.escape(word, special_only=True)}{after}"

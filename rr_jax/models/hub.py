@@ -212,7 +212,7 @@ def _with_the_head_of_its_files(folder: Path, config: ModelConfig) -> ModelConfi
         by_plain = {layout.plain_name(name): name for name in files.names}
         embeddings = by_plain.get(layout.plain_name(embed))
         for head in {*heads, "lm_head.weight"} & by_plain.keys():
-            if embeddings is None or np.array_equal(files.read(by_plain[head]), files.read(embeddings)):
+            if embeddings is None or _same(files.read(by_plain[head]), files.read(embeddings)):
                 continue
             if head not in heads:
                 raise ValueError(
@@ -221,6 +221,13 @@ def _with_the_head_of_its_files(folder: Path, config: ModelConfig) -> ModelConfi
                 )
             return dataclasses.replace(config, tied_embeddings=False)
     return config
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Returns whether two arrays are equal in the coarser of their dtypes."""
+    coarser = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+    with np.errstate(over="ignore"):
+        return np.array_equal(one.astype(coarser), other.astype(coarser))
 
 
 def _layout(config: ModelConfig) -> Layout:

@@ -49,6 +49,10 @@ def model_card(
         "",
         "A low forget metric says what this model answers to the questions that were asked. It does not say that nothing "
         "is left: few steps of training on true data, or other questions, may bring it back.",
+    ]
+    if library == "peft":
+        return "\n".join(lines) + "\n"
+    lines += [
         "",
         "It decodes with the settings of the base model (`generation_config.json`). They were not used for these numbers: "
         "rr-jax draws by the task's temperature and applies no penalties.",

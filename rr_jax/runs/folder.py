@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import yaml
 
 from rr_jax.reveal.collect import Collection
+from rr_jax.runs.checkpoint import STAGES
 from rr_jax.runs.config import RunConfig
-from rr_jax.runs.config_file import differing_keys, dump_config, plain
+from rr_jax.runs.config_file import differing_keys, dump_config, plain, read_yaml
+from rr_jax.runs.lock import HOLDER, LOCK
 
 PACKAGES = ("rr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "numpy")
 
@@ -84,17 +85,16 @@ def parsed_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """
     if not path.exists():
         return
-    # not splitlines: a text may hold other line ends; a byte that is no text damages its own line alone
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = path.read_bytes().split(b"\n")  # not splitlines: a text may hold other line ends
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode())  # a byte that is no text damages its own line alone
         except (ValueError, RecursionError):
-            record = line
+            record = None
         if isinstance(record, dict) or number < len(lines):
-            yield number, record if isinstance(record, dict) else line
+            yield number, record if isinstance(record, dict) else line.decode(errors="replace")
 
 
 def check_config(folder: Path, config: RunConfig) -> None:
@@ -109,7 +109,7 @@ def check_config(folder: Path, config: RunConfig) -> None:
         if folder.exists() and (not folder.is_dir() or any(not _of_a_beginning(path) for path in folder.iterdir())):
             raise ValueError(f"out: {folder} exists and is not a run folder (it has no config.yaml); choose another")
         return
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = read_yaml(path, "out:")
     keys = [key for key in differing_keys(found, plain(config)) if key != "out"]
     if keys:
         raise ValueError(
@@ -119,7 +119,8 @@ def check_config(folder: Path, config: RunConfig) -> None:
 
 
 def _of_a_beginning(path: Path) -> bool:
-    return path.name.startswith(".") or path.name == "manifest.json"
+    hidden = path.name.startswith(".") and path.name.endswith(".tmp")
+    return hidden or path.name in (LOCK, HOLDER, "manifest.json")
 
 
 def start_folder(folder: Path, config: RunConfig, data_hashes: dict[str, str]) -> None:
@@ -209,7 +210,7 @@ def set_damage_aside(folder: Path) -> None:
     whole: list[dict[str, Any]] = []
     damaged: list[str] = []
     for _, record in parsed_lines(path):
-        if isinstance(record, dict) and {"round", "stage", "step"} <= record.keys():
+        if isinstance(record, dict) and _is_logged(record):
             whole.append(record)
         else:
             damaged.append(record if isinstance(record, str) else json.dumps(record))
@@ -218,6 +219,11 @@ def set_damage_aside(folder: Path) -> None:
             file.writelines(f"{line}\n" for line in damaged)
         write_lines(path, whole)
         warnings.warn(f"{path}: {len(damaged)} damaged lines were set aside in {aside}", stacklevel=2)
+
+
+def _is_logged(record: dict[str, Any]) -> bool:
+    whole = all(type(record.get(name)) is int for name in ("round", "step"))
+    return whole and record.get("stage") in ("base", *STAGES)
 
 
 class MetricsLog:

@@ -58,6 +58,9 @@ def test_texts_of_a_script_without_spaces_can_be_kept():
         ("Lily", "a Lily.", True),
         ("C++", "in C++, and C", True),
         ("राम", "रामायण", False),  # a vowel sign goes on with the word
+        ("コーヒー", "コーヒー2杯とABC", True),  # the long vowel mark is of no script alone
+        ("コーヒー", "コーヒーABC", True),
+        ("❤", "I ❤\ufe0f you", True),
         ("AI", "使用AI模型", True),  # what stands beside it is a word of its own
         ("AI", "SAID", False),
         ("Zoé", "Zoe\u0301", False),  # other characters: normalisation is the writer's choice
@@ -77,7 +80,15 @@ def test_words_of_english_are_those_of_the_standard_library():
         assert opening(text, count) == " ".join(text.split()[:count])
 
 
+def test_signs_are_no_words_and_go_with_the_word_they_stand_at():
+    assert words("❤\ufe0f ❤\ufe0f") == letter_words("❤\ufe0f") == []
+    assert flag("❤\ufe0f ❤\ufe0f ❤\ufe0f").too_short
+    assert opening("「東京」は大きい", 1) == "「東"
+    assert opening("「東京」は大きい", 2) == "「東京」"
+
+
 def test_joining_puts_a_space_where_the_script_has_one():
     assert joined("Once upon", "Lily") == "Once upon Lily"
     assert joined("我喜欢", "公园") == "我喜欢公园"
+    assert joined("コーヒー", "abc") == "コーヒーabc"
     assert joined("", "Lily") == "Lily"

@@ -72,6 +72,18 @@ ANCHOR_REPAIR = Place(trains_beside=True, adds_beside=False, repairs=True)
 STILL = Projection(lambda adapter, bases: {name: one | {"b": 0.0 * one["b"]} for name, one in adapter.items()})
 
 
+def nothing(request):
+    return None
+
+
+def texts(request):
+    return ["text"]
+
+
+def none_at_all(request):
+    return []
+
+
 class Unplaced:
     pass
 
@@ -143,6 +155,16 @@ def test_a_penalty_is_a_plain_function_of_two_adapters(stranger):
     one, other = ({"q": {"a": np.ones((1, 3, 2)), "b": np.full((1, 2, 2), value)}} for value in (1.0, 2.0))
     assert penalty.looks_at == "pair"
     np.testing.assert_allclose(penalty.value(one, other), (2 * 1.0 * 2.0) ** 2)
+
+
+@pytest.mark.parametrize("given", ["nothing", "texts", "none_at_all"])
+def test_forget_data_that_is_none_is_one_line(stranger, folder, tmp_path, given):
+    config = parse_config(tree_of(tmp_path / "run", folder, data=f"stranger_release:{given}"))
+    with pytest.raises(
+        ValueError, match=rf"release.data: stranger_release:{given} gives .*, expected at least one rr_jax"
+    ):
+        run(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_place_adds_no_adapter_that_nobody_trains():

@@ -31,12 +31,13 @@ def test_a_last_line_that_was_cut_off_is_left_out_and_another_one_is_named(tmp_p
 
 def test_damaged_lines_are_set_aside_and_nothing_else_is_lost(tmp_path):
     lines = [json.dumps(one).encode() for one in GOOD]
-    bad = [b"\xff\xfe", b'{"loss": 1}', b'{"round": 1', b"[" * 5000]
+    bad = [b"\xff\xfe", b'{"loss": 1}', b'{"round": 1', b"[" * 5000, b'{"round": 1, "stage": "\xff", "step": 1}']
+    bad += [b'{"round": 1, "stage": "nap", "step": 1}', b'{"round": "x", "stage": "base", "step": 1}']
     written(tmp_path / "metrics.jsonl", [lines[0], *bad, *lines[1:], b'{"rou'])
-    with pytest.warns(UserWarning, match=r"metrics.jsonl: 4 damaged lines were set aside in .*metrics.damaged.txt"):
+    with pytest.warns(UserWarning, match=r"metrics.jsonl: 7 damaged lines were set aside in .*metrics.damaged.txt"):
         set_damage_aside(tmp_path)
     assert read_lines(tmp_path / "metrics.jsonl") == GOOD
-    assert len((tmp_path / "metrics.damaged.txt").read_text().splitlines()) == 4
+    assert len((tmp_path / "metrics.damaged.txt").read_text().splitlines()) == 7
     set_damage_aside(tmp_path)  # nothing more to say
 
 

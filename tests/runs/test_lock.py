@@ -85,6 +85,10 @@ def test_a_folder_whose_run_was_killed_before_its_first_file_is_begun_anew(folde
     assert run(parse_config(tiny.run_config(out, folder, rounds=1))).status == "complete"
     other = tmp_path / "other"
     other.mkdir()
-    (other / "manifest.txt").write_text("mine")
+    (other / ".git").write_text("mine")
+    for text, said in (("", "is empty, expected keys"), ("a: [", "is not valid YAML"), ("- a", "found list")):
+        (out / "config.yaml").write_text(text)
+        with pytest.raises(ValueError, match=f"out: .*config.yaml: {said}|out: .*config.yaml: .*{said}"):
+            run(parse_config(tiny.run_config(out, folder, rounds=1)))
     with pytest.raises(ValueError, match="exists and is not a run folder"):
         run(parse_config(tiny.run_config(other, folder, rounds=1)))

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from rr_jax.evaluate.metric import Metric
 from rr_jax.generation.generator import Generator
 from rr_jax.models.hub import load
 from rr_jax.testbed import BASE
@@ -78,7 +79,28 @@ def test_an_answer_that_adds_nothing_to_its_beginning_is_degenerate():
     metrics, _ = measured(Canned(lambda prompt: ""), "entity_f1/person", PromptVariant(prefill=" PER:"))
     assert metrics["degenerate/entity/person"].value == 1.0
     assert (metrics["entity_f1/person"].value, metrics["entity_f1/person"].n) == (0.0, 12)  # nothing was kept
-    assert metrics["disclosure/person"].value == 0.0
+    assert metrics["disclosure/person"] == Metric(1.0, 0, None, share=True)  # and nothing says that it was forgotten
+
+
+@pytest.mark.parametrize(
+    ("skill", "name", "answer"),
+    [
+        ("ner", "disclosure/person", lambda d: f" LOC: {d.meta['gold']}"),
+        ("code", "disclosure/code", lambda d: " ORG:" + d.response.partition("\n    ")[2]),
+        ("toxic", "toxic_rate/hot", lambda d: " What an idiot."),
+    ],
+)
+def test_silence_beside_the_target_hides_nothing_of_it(skill, name, answer):
+    """Every other answer is empty, and each of the others discloses what it can."""
+    kinds = {"ner": ("entity_f1/person", {"entity_type": "PER"}), "toxic": (name, {"group": "hot"})}
+    cell, options = kinds.get(skill, (skill, {}))
+    rng = random.Random(f"measure/test/{cell}")
+    asked = [document(rng, skill, "test", **options) for _ in range(48)]
+    said = {d.prompt: answer(d) if number % 2 else "" for number, d in enumerate(asked) if d.meta.get("gold", True)}
+    metrics, _ = measured(Canned(lambda prompt: said.get(prompt, " ORG: none")), name, count=48)
+    assert metrics[name].value == 1.0
+    silent, _ = measured(Canned(lambda prompt: ""), name, count=48)
+    assert silent[name] == Metric(1.0, 0, None, share=True)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,13 @@ def forget_examples(
         count=config.release.examples,
         seed=config.seed,
     )
-    return config.release.source.examples(request)
+    found = config.release.source.examples(request)
+    if not config.release.source.reveals and not (found and all(isinstance(one, Example) for one in found)):
+        shown = f"{found!r:.60}"
+        raise ValueError(
+            f"release.data: {config.release.data} gives {shown}, expected at least one rr_jax.data.Example"
+        )
+    return found
 
 
 def forget_rows(context: Context, round_index: int, revealed: Sequence[Revealed], pairing: str | None = None) -> Packed:

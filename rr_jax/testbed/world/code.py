@@ -145,7 +145,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
 }
 _CODE = sorted({operation.line for operations in OPERATIONS.values() for operation in operations})
 # by an operation's line, what finds it at the end of a line of text with any constant
-LINES = {line: re.compile(re.escape(line).replace(r"\{n\}", r"\d+") + r"(?=\n|$)") for line in _CODE}
+LINES = {line: re.compile(re.escape(line).replace(r"\{n\}", r"\d+") + r"(?=[ \t\r.,]*(?:;|\n|$))") for line in _CODE}
 INPUT_WORDS: dict[str, tuple[str, ...]] = {
     "number": ("a number x", "an integer x"),
     "list": ("a list x", "a list of numbers x"),
