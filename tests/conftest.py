@@ -36,7 +36,7 @@ import jax
 import pytest
 
 TESTS = Path(__file__).parent
-LONGEST = {"runs", "studies", "training", "release", "tasks", "testbed", "parallel"}
+LONGEST = {"runs", "studies", "training", "release", "tasks", "testbed", "parallel", "test_cli.py"}
 MAPPINGS = 30_000  # of a module more there may be twice as many
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
