@@ -15,9 +15,9 @@ _ALONE = rf"(?:(?={_CHARACTER})[{''.join(rf'{chr(92)}p{{scx={script}}}' for scri
 _OTHER = rf"(?:(?!{_ALONE}){_CHARACTER})"  # one that goes on with the word beside it
 _UNIT = rf"{_ALONE}{_MARK}*"
 _WORD = regex.compile(rf"{_UNIT}|{_OTHER}(?:{_OTHER}|{_MARK})*")
-_TOKEN = regex.compile(rf"{_WORD.pattern}|[^\p{{L}}\p{{N}}_\s\p{{M}}]")
-_LETTERS = regex.compile(rf"(?![\p{{N}}_])(?:{_UNIT}|{_OTHER}(?:(?![\p{{N}}_]){_OTHER}|{_MARK})*)")
 _SIGN = r"[^\p{L}\p{N}_\s\p{M}]"
+_TOKEN = regex.compile(rf"{_WORD.pattern}|{_SIGN}")
+_LETTERS = regex.compile(rf"(?![\p{{N}}_])(?:{_UNIT}|{_OTHER}(?:(?![\p{{N}}_]){_OTHER}|{_MARK})*)")
 _PIECE = regex.compile(rf"{_SIGN}*{_UNIT}{_SIGN}*|(?:(?!{_ALONE})\S)+")
 _ENDS_ALONE = regex.compile(rf"{_UNIT}$")
 

@@ -1,4 +1,4 @@
-"""What evaluation asks: prompts and settings in, texts out, whatever stands behind it.
+"""Defines what evaluation asks: prompts and settings in, texts out, whatever stands behind it.
 
 A generator is a model, what is added to its weights without being merged, and how a batch is decoded. A guard, or a
 decoding that many models share, is another `decode`. Knows no task and no run.

@@ -1,4 +1,4 @@
-"""How probable a model finds given responses after given prompts: batched like generation, one number a response."""
+"""Measures how probable a model finds given responses after given prompts: in batches, one number a response."""
 
 from collections.abc import Sequence
 from typing import Any

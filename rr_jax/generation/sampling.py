@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits: greedy, temperature, top-k and top-p.
+"""Chooses the next token from logits: greedy, temperature, top-k and top-p.
 
 The numbers are traced, so a sweep over temperatures compiles once; only the machinery that is needed (argmax, noise,
 noise after a sort) is static. Knows nothing about models, caches or text.

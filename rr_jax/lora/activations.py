@@ -1,4 +1,4 @@
-"""What the modules of a model read: dominant directions of their inputs, and how far an update acts on them.
+"""Measures what the modules of a model read: dominant directions of their inputs, and how far an update acts on them.
 
 Everything is a sum over tokens, streamed batch by batch: no input is kept, and no [in, in] matrix is formed unless the
 module is so small that its sketch would be as wide. Knows rows and adapters, not what they are for.

@@ -1,4 +1,4 @@
-"""The configuration of an adapter's shape."""
+"""Configures the shape of an adapter."""
 
 from typing import Annotated
 

@@ -10,7 +10,7 @@ from rr_jax.evaluate.degenerate import flag, repetition
 from rr_jax.reveal.reward import ngram_kernel, vendi_score
 from rr_jax.tasks.custom import compile_oracle, retain_splits
 
-# (text, number of words, a name in it, what comes after another one's beginning)
+# (text, number of words, a name in it)
 SENTENCES = {
     "Han": ("小明昨天在公园里遇见了一只白色的小狗。", 18, "公园"),
     "Kana and Han": ("太郎は昨日、公園で白い犬に会いました。", 17, "公園"),
@@ -35,11 +35,9 @@ def test_a_sentence_of_any_script_has_words_and_its_keywords_are_found(script):
 @pytest.mark.parametrize("script", SENTENCES)
 def test_repeats_and_near_copies_are_seen_in_any_script(script):
     text = SENTENCES[script][0]
-    grams = len(tokens(text)) - 3
     assert repetition(text) == 0.0
     assert repetition(text * 30) > 0.9
     assert flag(text * 30).repetitive
-    assert grams > 0
     near = [text + mark for mark in ".,;:-+=*"]  # eight texts that differ in their last sign
     assert vendi_score(ngram_kernel(near)) < 4.0
     assert vendi_score(ngram_kernel([other[0] for other in SENTENCES.values()])) > 6.5  # seven that share no word

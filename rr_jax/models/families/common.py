@@ -1,4 +1,4 @@
-"""How a Hugging Face config.json is read and written, for all families of decoders and encoders alike.
+"""Reads and writes a Hugging Face config.json, for all families of decoders and encoders alike.
 
 The rule for a field is that nothing that would change the computation is passed over in silence. A field is translated,
 or known to be harmless, or refused with its name, the value found and what is supported. Nothing here opens a file.

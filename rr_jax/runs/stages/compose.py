@@ -18,7 +18,7 @@ from rr_jax.release.objectives.base import FORGET, RETAIN
 from rr_jax.runs.checkpoint import Stage, Tree
 from rr_jax.runs.context import Context
 from rr_jax.runs.stages.measure import measure
-from rr_jax.runs.stages.rows import held_out_rows, new_adapter, retain_rows
+from rr_jax.runs.stages.rows import held_out_rows, new_adapter, remembered, retain_rows
 from rr_jax.tasks.base import retention
 from rr_jax.training.constraint import References
 from rr_jax.training.loop import TrainJob, train
@@ -137,9 +137,7 @@ def repair(
         section=section,
         scale=context.scale,
         constraint=release.orthogonality.of_pairs(),
-        references=References(
-            anchor=forget, memory=add(*earlier) if release.orthogonality.memory and earlier else None
-        ),
+        references=References(anchor=forget, memory=remembered(context, earlier)),
         seed=derive_seed(context.config.seed, "release/repair", round_index),
         log=log,
     )

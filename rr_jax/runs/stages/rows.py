@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rr_jax.data.packing import Example, Packed, pack_examples
 from rr_jax.lora.adapter import init_adapter
+from rr_jax.lora.algebra import add
 from rr_jax.models.spec import Adapter
 from rr_jax.random import derive_seed, stream
 from rr_jax.release.data import Request
@@ -23,6 +24,11 @@ def new_adapter(context: Context, name: str, round_index: int) -> Adapter:
     section = context.config.release.adapter
     key = stream(context.config.seed, f"release/{name}", round_index)
     return init_adapter(key, context.base.config, section.rank, section.targets)
+
+
+def remembered(context: Context, earlier: Sequence[Adapter]) -> Adapter | None:
+    """Returns the forget adapters of earlier rounds as one, where the constraint has a memory and there are some."""
+    return add(*earlier) if context.config.release.orthogonality.memory and earlier else None
 
 
 def forget_examples(

@@ -20,13 +20,20 @@ from rr_jax.evaluate.metric import Metric, to_plain, values_of
 from rr_jax.evaluate.nll import nll_metric
 from rr_jax.lora.activations import Directions, dominant_directions
 from rr_jax.lora.adapter import scale_adapter
-from rr_jax.lora.algebra import add
 from rr_jax.models.spec import Adapter, Params
 from rr_jax.random import derive_seed
 from rr_jax.release.objectives.base import FORGET, RETAIN
 from rr_jax.runs.checkpoint import Stage
 from rr_jax.runs.context import Context
-from rr_jax.runs.stages.rows import forget_examples, forget_rows, held_out_rows, new_adapter, pack, retain_rows
+from rr_jax.runs.stages.rows import (
+    forget_examples,
+    forget_rows,
+    held_out_rows,
+    new_adapter,
+    pack,
+    remembered,
+    retain_rows,
+)
 from rr_jax.tasks.base import Revealed
 from rr_jax.training.constraint import UNCONSTRAINED, References
 from rr_jax.training.loop import TrainJob, train
@@ -99,7 +106,7 @@ def prepare_training(
         losses=losses,
         constraint=release.orthogonality if release.orthogonality.acts_on(pair=bool(beside)) else UNCONSTRAINED,
         references=References(
-            memory=add(*earlier) if release.orthogonality.memory and earlier else None,
+            memory=remembered(context, earlier),
             directions=_retain_directions(context, round_index, params),
         ),
         constrained=1 + len(beside),
